@@ -1,0 +1,1 @@
+"""Agents: what acts, learns, is evaluated and saved."""

@@ -1,0 +1,67 @@
+"""The agent: encoder -> recurrent core -> policy and value. It is itself unrolled like a core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from envs.env import Step
+from memory_cells.cells import Cell, State
+from memory_cells.unroll import unroll
+
+
+class Output(NamedTuple):
+    logits: Tensor  # (T, B, A)
+    value: Tensor  # (T, B)
+
+
+class Agent(nn.Module):
+    """An actor-critic over rows of the stream.
+
+    `core` maps (T, B, embedding_size) to (T, B, hidden_size). Last action and last reward are inputs only if asked for:
+    with them a memoryless agent can carry a bit through its own actions.
+    """
+
+    def __init__(self, obs_size: int, num_actions: int, core: Cell, embedding_size: int, *,
+                 see_last_action: bool = False, see_last_reward: bool = False, path: str = "auto"):  # fmt: skip
+        super().__init__()
+        self.num_actions, self.core, self.path = num_actions, core, path
+        self.see_last_action, self.see_last_reward = see_last_action, see_last_reward
+        inputs = obs_size + (num_actions if see_last_action else 0) + (1 if see_last_reward else 0)
+        self.encoder = nn.Sequential(nn.Linear(inputs, embedding_size), nn.ReLU())
+        self.policy, self.value = nn.Linear(core.hidden_size, num_actions), nn.Linear(core.hidden_size, 1)
+        nn.init.orthogonal_(self.policy.weight, 0.01)  # start from an almost uniform policy
+        nn.init.orthogonal_(self.value.weight, 1.0)
+        nn.init.zeros_(self.policy.bias)
+        nn.init.zeros_(self.value.bias)
+
+    def initial_state(self, batch: int) -> State:
+        return self.core.initial_state(batch)
+
+    def forward(self, rows: Step, state: State, record: Sequence[str] = ()):
+        """`rows` with leading (T, B); `state` before the first of them.
+
+        Returns Output, the state after the last row, and the traces of `unroll` if `record` names any.
+        """
+        x = rows.obs.flatten(2).to(self.policy.weight.dtype)
+        if self.see_last_action:
+            taken = F.one_hot(rows.action.clamp(min=0), self.num_actions).to(x.dtype)
+            x = torch.cat([x, taken * (~rows.first).unsqueeze(-1)], -1)
+        if self.see_last_reward:
+            x = torch.cat([x, rows.reward.unsqueeze(-1).to(x.dtype)], -1)
+        y, *rest = unroll(self.core, self.encoder(x), rows.first, state, path=self.path, record=record)
+        return Output(self.policy(y), self.value(y).squeeze(-1)), *rest
+
+
+def act(output: Output, generator: torch.Generator | None) -> Tensor:
+    """(B,) actions from a one-row Output: sampled with `generator`, greedy without one. No host sync."""
+    logits = output.logits[0]
+    if generator is None:
+        return logits.argmax(-1)
+    # argmax(p / e) with e ~ Exp(1) is a draw from p, in one fixed-shape call
+    race = torch.empty_like(logits).exponential_(generator=generator)
+    return (logits.log_softmax(-1) - race.log()).argmax(-1)

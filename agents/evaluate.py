@@ -1,0 +1,99 @@
+"""Exactly N episodes of an agent, and what they say with intervals."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from agents.agent import Agent, act
+from envs.env import Env, Step
+
+
+class Episodes(NamedTuple):
+    """One entry per episode, (N,) on the CPU."""
+
+    returns: Tensor  # float64, undiscounted
+    lengths: Tensor  # int64, transitions
+    success: Tensor  # bool
+
+
+def play(agent: Agent, env: Env, episodes: int, generator: torch.Generator | None) -> Episodes:
+    """Plays `episodes` episodes; greedy without a generator, else sampled with it.
+
+    Every environment has a quota fixed beforehand, so short episodes are not over-counted; what it plays beyond the
+    quota is dropped. The agent's state is carried and reset by the stream, so a recurrent agent cannot be evaluated
+    without it.
+    """
+    B, device = env.num_envs, env.device
+    quota = torch.full((B,), episodes // B, device=device)
+    quota[: episodes % B] += 1
+    most = int(quota.max())
+    returns = torch.zeros(B, most, dtype=torch.float64, device=device)
+    lengths = torch.zeros(B, most, dtype=torch.int64, device=device)
+    success = torch.zeros(B, most, dtype=torch.bool, device=device)
+    done = torch.zeros(B, dtype=torch.int64, device=device)
+    total, length = torch.zeros(B, dtype=torch.float64, device=device), torch.zeros(B, dtype=torch.int64, device=device)
+    env_index = torch.arange(B, device=device)
+    row, state, steps = env.reset(), agent.initial_state(B), 0
+    with torch.no_grad():
+        while steps % 16 or bool((done < quota).any()):  # ask the device only now and then
+            output, state = agent(Step(*(x.unsqueeze(0) for x in row)), state)
+            row = env.step(act(output, generator))
+            total += row.reward
+            length += ~row.first
+            slot, ends = done.clamp(max=most - 1), env.ended & (done < quota)
+            for table, now in ((returns, total), (lengths, length), (success, env.success(env.state))):
+                table[env_index, slot] = torch.where(ends, now, table[env_index, slot])
+            done += ends
+            total, length = total * ~env.ended, length * ~env.ended
+            steps += 1
+    kept = torch.arange(most, device=device) < quota.unsqueeze(1)
+    return Episodes(returns[kept].cpu(), lengths[kept].cpu(), success[kept].cpu())
+
+
+def summarise(episodes: Episodes) -> dict[str, Any]:
+    """Success rate with its 95 % Wilson interval, mean return with a 95 % bootstrap interval over these episodes.
+
+    Both describe this one agent; a claim about a method needs several seeds.
+    """
+    n, wins = len(episodes.success), int(episodes.success.sum())
+    wilson = stats.binomtest(wins, n).proportion_ci(0.95, method="wilson")
+    returns = episodes.returns.numpy()
+    return {
+        "episodes": n,
+        "success_rate": wins / n,
+        "success_interval": [float(wilson.low), float(wilson.high)],
+        "mean_return": float(returns.mean()),
+        "return_interval": _bootstrap(returns),
+        "mean_length": float(episodes.lengths.double().mean()),
+    }
+
+
+def _bootstrap(values: np.ndarray) -> list[float]:
+    if np.ptp(values) == 0:  # every resample is the same
+        return [float(values[0])] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0), batch=200)
+    return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
+
+
+def evaluate(agent: Agent, env: Env, episodes: int, seed: int) -> dict[str, Any]:
+    """Greedy and sampled play from the same seed, with chance and optimum beside them.
+
+    `env` is the evaluation's own and is reseeded; the default generators are left as they were.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        env.seed(seed)
+        greedy = summarise(play(agent, env, episodes, None))
+        env.seed(seed)
+        sampled = summarise(play(agent, env, episodes, torch.Generator(env.device).manual_seed(seed + 1)))
+    spec = env.spec
+    reference = {"chance": spec.chance, "r_star": spec.r_star, "r0_memory": spec.r0_memory, "r_random": spec.r_random}
+    return {"seed": seed, "episodes": episodes, "greedy": greedy, "sampled": sampled, "reference": reference}

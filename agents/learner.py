@@ -1,0 +1,194 @@
+"""One update: from a rollout to new parameters."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from agents import losses, returns
+from agents.agent import Agent
+from agents.rollout import Rollout
+from envs.env import Step
+from memory_cells.cells import State
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient is NaN or infinite; the parameters are as they were before the update."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an update does; `configs/schema.py` documents each, under the same name."""
+
+    gamma: float
+    trace_lambda: float
+    returns: str
+    policy_loss: str
+    ppo_clip: float
+    rho_bar: float
+    c_bar: float
+    correct_off_policy: bool
+    value_cost: float
+    exploration: str
+    logit_cost: float
+    normalise_advantage: str
+    reuse: int
+    minibatches: int
+    start_state: str
+    bptt_length: int | None
+    burn_in: int
+    max_grad_norm: float
+
+
+class Learner:
+    """Holds the agent, its optimiser and the parameters of the last `actor_lag` updates."""
+
+    def __init__(self, agent: Agent, actor: Agent, optimizer: torch.optim.Optimizer, settings: Settings, actor_lag: int):
+        self.agent, self.actor, self.optimizer, self.settings = agent, actor, optimizer, settings
+        self.history: deque[list[Tensor]] = deque(maxlen=max(actor_lag, 1))
+        self.actor_lag = actor_lag
+        device = next(agent.parameters()).device
+        self.entropy_cost = torch.zeros((), device=device)
+        self.generator = torch.Generator(device)  # order of the minibatches
+
+    def schedule(self, learning_rate: float, entropy_cost: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.entropy_cost.fill_(entropy_cost)
+
+    def update(self, rollout: Rollout, valid: Tensor) -> dict[str, Tensor]:
+        """Learns from a rollout; `valid` (T, B) is true where row t is followed by a transition to learn from.
+
+        Returns means over the update of every loss term and diagnostic. Raises NonFiniteError before the optimiser
+        steps on a bad gradient.
+        """
+        envs = rollout.logits.shape[1]
+        before = [p.detach().clone() for p in self.agent.parameters()] if self.actor_lag else []
+        logs: list[dict[str, Tensor]] = []
+        for _ in range(self.settings.reuse):
+            order = torch.randperm(envs, generator=self.generator, device=valid.device) if self.settings.minibatches > 1 else None
+            for part in [None] if order is None else order.chunk(self.settings.minibatches):
+                logs.append(self._step(*(rollout, valid) if part is None else (_columns(rollout, part), valid[:, part])))
+        if self.actor_lag:
+            self._age(before)
+        return {name: torch.stack([log[name] for log in logs]).mean() for name in logs[0]} | {
+            # the first pass of the first update on fresh data: how far replay is from the rollout
+            "ratio_error": logs[0]["ratio_error"]
+        }
+
+    def _age(self, before: list[Tensor]) -> None:
+        """The actor gets the parameters from `actor_lag` updates ago (at first: the oldest there are)."""
+        self.history.append(before)
+        with torch.no_grad():
+            for p, old in zip(self.actor.parameters(), self.history[0], strict=True):
+                p.copy_(old)
+
+    def _step(self, rollout: Rollout, valid: Tensor) -> dict[str, Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        terms, scales, log = self.losses(rollout, valid)
+        assert terms.keys() == scales.keys()
+        loss = sum(scales[name] * term for name, term in terms.items())
+        loss.backward()
+        norm = nn.utils.get_total_norm([p.grad for p in self.agent.parameters() if p.grad is not None])
+        if not torch.isfinite(loss.detach() + norm):
+            raise NonFiniteError(self._blame(terms))
+        if self.settings.max_grad_norm:
+            nn.utils.clip_grads_with_norm_(self.agent.parameters(), self.settings.max_grad_norm, norm)
+        self.optimizer.step()
+        return log | {f"{name}_loss": term.detach() for name, term in terms.items()} | {"loss": loss.detach(), "grad_norm": norm}
+
+    def _blame(self, terms: dict[str, Tensor]) -> str:
+        for name, term in terms.items():
+            if not torch.isfinite(term):
+                return f"the {name} loss is {term.item()}"
+        for name, p in self.agent.named_parameters():
+            if p.grad is not None and not torch.isfinite(p.grad).all():
+                return f"the gradient of {name} is not finite"
+        return "the gradient's norm overflows"
+
+    def losses(self, rollout: Rollout, valid: Tensor) -> tuple[dict, dict, dict]:
+        """Terms, their scales (equal keys) and diagnostics of one minibatch."""
+        s = self.settings
+        output, rows, mu, valid = self._replay(rollout, valid)
+        logits, value, action = output.logits[:-1], output.value, rows.action[1:]
+        log_pi, log_mu = losses.log_prob(logits, action), losses.log_prob(mu, action)
+        log_rho = torch.where(valid, (log_pi - log_mu).detach(), 0)
+        ret = self._returns(value.detach(), rows, ~valid, log_rho)
+        advantage = losses.normalise(ret.advantage, valid, s.normalise_advantage)
+        if s.policy_loss == "ppo":
+            policy = losses.ppo(log_pi, log_mu, advantage, valid, s.ppo_clip)
+        else:
+            policy = losses.policy_gradient(log_pi, ret.weight * advantage, valid)
+        explore = losses.negative_entropy if s.exploration == "entropy" else losses.uniform_kl
+        terms = {
+            "policy": policy,
+            "value": losses.value_error(value[:-1], ret.target, valid),
+            "exploration": explore(logits, valid),
+            "logit": losses.logit_energy(logits, valid),
+        }
+        scales = {"policy": 1.0, "value": s.value_cost, "exploration": self.entropy_cost, "logit": s.logit_cost}
+        with torch.no_grad():
+            log = {
+                "entropy": -losses.negative_entropy(logits, valid),
+                "value": losses.masked_mean(value[:-1], valid),
+                "ratio_error": (log_rho.exp() - 1).abs().max(),
+                "advantage_rms": losses.masked_mean(ret.advantage.square(), valid).sqrt(),
+            }
+        return terms, scales, log
+
+    def _returns(self, value: Tensor, rows: Step, cut: Tensor, log_rho: Tensor) -> returns.Returns:
+        s, reward, discount = self.settings, rows.reward[1:], self.settings.gamma * rows.discount[1:]
+        if s.returns == "gae":
+            return returns.gae(value, reward, discount, cut, trace_lambda=s.trace_lambda)
+        log_rho = log_rho if s.correct_off_policy else torch.zeros_like(log_rho)
+        return returns.vtrace(value, reward, discount, cut, log_rho, trace_lambda=s.trace_lambda,
+                              rho_bar=s.rho_bar, c_bar=s.c_bar)  # fmt: skip
+
+    def _replay(self, rollout: Rollout, valid: Tensor):
+        """Runs the agent over the rollout's rows, in pieces of `bptt_length` between which no gradient flows."""
+        s, rows, state = self.settings, rollout.rows, rollout.state
+        if s.start_state == "zero":
+            state = tuple(x.detach() for x in self.agent.initial_state(valid.shape[1]))
+        mu = rollout.logits
+        if s.burn_in:
+            with torch.no_grad():
+                _, state = self.agent(_rows(rows, 0, s.burn_in), state)
+            rows, mu, valid = _rows(rows, s.burn_in, None), mu[s.burn_in :], valid[s.burn_in :]
+        length, pieces = rows.first.shape[0], []
+        step = s.bptt_length or length
+        for t in range(0, length, step):
+            output, state = self.agent(_rows(rows, t, t + step), _detach(state))
+            pieces.append(output)
+        joined = type(pieces[0])(*(torch.cat(field) for field in zip(*pieces, strict=True)))
+        return joined, rows, mu, valid
+
+
+def _detach(state: State) -> State:
+    return tuple(s.detach() for s in state)
+
+
+def _rows(rows: Step, start: int, stop: int | None) -> Step:
+    return Step(*(field[start:stop] for field in rows))
+
+
+def _columns(rollout: Rollout, part: Tensor) -> Rollout:
+    """The rollout of some of the environments."""
+    rows = Step(*(field[:, part] for field in rollout.rows))
+    state = tuple(s[part] for s in rollout.state)
+    return Rollout(rows, rollout.logits[:, part], state, rollout.ended[:, part], rollout.success[:, part])
+
+
+def make_optimizer(agent: nn.Module, name: str, learning_rate: float, beta1: float, beta2: float, eps: float,
+                   weight_decay: float) -> torch.optim.Optimizer:  # fmt: skip
+    """Adam(W) or RMSProp. Decoupled weight decay applies to matrices only, so no gate's bias is pulled to zero."""
+    if name == "rmsprop" and weight_decay:
+        raise ValueError("rmsprop takes no weight_decay here; use adam")
+    matrices = [p for p in agent.parameters() if p.dim() > 1]
+    vectors = [p for p in agent.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=learning_rate, alpha=beta2, eps=eps)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=eps)

@@ -1,0 +1,48 @@
+"""Collecting T transitions from B environments: T + 1 rows of the stream, the last of which starts the next rollout."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from agents.agent import Agent, act
+from envs.env import Env, Step
+from memory_cells.cells import State
+
+
+class Carry(NamedTuple):
+    """What goes on from rollout to rollout: the present row and the agent's state before it."""
+
+    row: Step
+    state: State
+
+
+class Rollout(NamedTuple):
+    rows: Step  # each field (T+1, B, ...)
+    logits: Tensor  # (T, B, A): behaviour policy at rows 0..T-1
+    state: State  # the agent's state before row 0
+    ended: Tensor  # (T, B) bool: row t+1 is the last of its episode
+    success: Tensor  # (T, B) bool: and the episode succeeded
+
+
+def start(env: Env, agent: Agent) -> Carry:
+    """Fresh episodes and the state before their first row."""
+    return Carry(env.reset(), tuple(s.detach() for s in agent.initial_state(env.num_envs)))
+
+
+def collect(env: Env, agent: Agent, carry: Carry, length: int, generator: torch.Generator) -> tuple[Rollout, Carry]:
+    """Acts for `length` steps with `agent` (which may be older than the learner's). No gradient, no host sync."""
+    row, state = carry
+    rows, logits, ended, success = [row], [], [], []
+    with torch.no_grad():
+        for _ in range(length):
+            output, state = agent(Step(*(x.unsqueeze(0) for x in row)), state)
+            row = env.step(act(output, generator))
+            rows.append(row)
+            logits.append(output.logits[0])
+            ended.append(env.ended.clone())
+            success.append(env.success(env.state) & env.ended)
+    stacked = Step(*(torch.stack(field) for field in zip(*rows, strict=True)))
+    return Rollout(stacked, torch.stack(logits), carry.state, torch.stack(ended), torch.stack(success)), Carry(row, state)

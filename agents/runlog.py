@@ -1,0 +1,292 @@
+"""A run's folder and its record.
+
+    RUN/config.yaml      resolved settings              RUN/metrics.jsonl   the record: one JSON object a line
+    RUN/versions.json    programs, machine, git, argv   RUN/tensorboard/    a mirror of it, for looking at
+
+Numbers in `metrics.jsonl` are written so that they read back bit-equal. JSON has no NaN and no infinities: they stand
+as the strings "NaN", "Infinity" and "-Infinity", and `read_metrics` turns these back. Keys under `time/` depend on the
+clock and are left out where two runs are compared.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.checkpoint import write_atomic
+
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+PACKAGES = ("torch", "numpy", "gymnasium", "minigrid", "safetensors", "omegaconf", "tensorboard")
+
+
+class RunError(ValueError):
+    """A run folder or record that cannot be made, written or continued; the message is one line."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(" ".join(str(message).split())[:600])
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def create_run_dir(requested: str | Path | None, root: str | Path = "runs", name: str = "run") -> Path:
+    """Make and return a folder for a new run: `requested`, or a new ROOT/<date>-<time>-<name> that nobody else has.
+
+    Raises RunError where `requested` holds anything already, or a folder cannot be made or written to.
+    """
+    try:
+        if requested is not None:
+            path = Path(requested).expanduser()
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise RunError(f"run_dir={path} is not empty; give another folder, or continue it with --resume {path}")
+        else:
+            path = _new_folder(Path(root), time.strftime("%Y%m%d-%H%M%S-") + name)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise RunError(f"the run folder {path} is not writable")
+    except (OSError, ValueError) as error:
+        if isinstance(error, RunError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"cannot make the run folder {requested or root}: {reason}") from error
+    return path
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for again in range(1, 10_000):
+        path = root / (name if again == 1 else f"{name}-{again}")
+        try:
+            path.mkdir()  # fails where another process was faster
+        except FileExistsError:
+            continue
+        return path
+    raise RunError(f"too many runs named {name} in {root}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file of the run atomically. Raises RunError."""
+    try:
+        write_atomic(Path(path), text.encode())
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_run_files(run_dir: Path, config_yaml: str, argv: Sequence[str]) -> None:
+    """Write `config.yaml` (the resolved settings) and `versions.json`. Raises RunError."""
+    write_text(Path(run_dir) / "config.yaml", config_yaml)
+    write_text(Path(run_dir) / "versions.json", json.dumps(collect_versions(argv), indent=2) + "\n")
+
+
+def collect_versions(argv: Sequence[str]) -> dict[str, Any]:
+    """What a result depends on beside the settings: programs, machine, threads, the state of the code, argv."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "argv": list(argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: _package_version(name) for name in PACKAGES},
+        "cpu": _cpu_model(),
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "omp": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("OMP_", "MKL_NUM", "KMP_", "GOMP_"))},
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda,
+        "git": git_state(Path(__file__).resolve().parent.parent),
+    }
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return torch.__version__ if name == "torch" else version(name)  # torch's own tells the build: +cpu, +cu130
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """{"commit": ..., "dirty": ...} of the checkout whose top is `root`; None where there is no such checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10,
+                              check=True, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root.resolve():
+            return None  # installed somewhere inside another project's checkout
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+# --- the record ------------------------------------------------------------------------------------------------------
+
+
+class MetricsLog:
+    """Appends rows to a JSON-lines file; each row is in the file when `write` returns.
+
+    `offset` is the file's length in bytes. A checkpoint stores `sync()`, and a resumed run calls `truncate_to` with it,
+    so that no row is there twice and none is missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
+            self._offset = os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise RunError(f"cannot open {self.path}: {error.strerror or error}") from error
+
+    @property
+    def offset(self) -> int:
+        """Bytes written so far."""
+        return self._offset
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one row of scalars (numbers, strings, None; one-element tensors and numpy scalars are taken out).
+
+        Raises RunError for other values and where the disk refuses; the file then ends with the row before.
+        """
+        line = (json.dumps({str(k): _plain(k, v) for k, v in row.items()}, allow_nan=False) + "\n").encode()
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest):]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._offset)
+            raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
+        self._offset += len(line)
+
+    def sync(self) -> int:
+        """Make the rows survive a power cut, and return `offset`; call it before a checkpoint."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error.strerror or error}") from error
+        return self._offset
+
+    def truncate_to(self, offset: int) -> None:
+        """Cut the file back to a checkpoint's offset. Raises RunError where the file is shorter, or where no row ends
+        there: then it is not the file that the checkpoint was made with."""
+        size = os.fstat(self._file.fileno()).st_size
+        if not 0 <= offset <= size:
+            raise RunError(f"{self.path} has {size} bytes, the checkpoint was made at {offset}: rows are missing")
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(max(offset - 1, 0))
+                if offset and file.read(1) != b"\n":
+                    raise RunError(f"{self.path} has no row that ends at byte {offset}: not the checkpoint's file")
+            self._file.truncate(offset)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise RunError(f"cannot cut {self.path}: {error.strerror or error}") from error
+        self._offset = offset
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        self._file.close()
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _plain(key: str, value: Any) -> Any:
+    take_out = getattr(value, "item", None)
+    if take_out is not None:
+        try:
+            value = take_out()
+        except (RuntimeError, ValueError):
+            raise RunError(f"the metric {key!r} is not a single value") from None
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    raise RunError(f"the metric {key!r} is a {type(value).__name__}, expected a number, text or None")
+
+
+def read_metrics(path: str | Path, with_time: bool = True) -> list[dict[str, Any]]:
+    """The rows of a record; with_time=False leaves out the keys under `time/`, for exact comparison. A last line
+    without its end, left by a killed run, is no row. Raises RunError for a missing or damaged file."""
+    try:
+        lines = Path(path).read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append({k: NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()
+                         if with_time or not k.startswith("time/")})
+        except (ValueError, AttributeError, RecursionError):
+            raise RunError(f"{path} line {number} is damaged") from None
+    return rows
+
+
+class TensorBoardMirror:
+    """The record once more as TensorBoard events. It is for looking at only: where tensorboard is not installed or its
+    disk fails, it says so once through `warn` and training goes on."""
+
+    def __init__(self, log_dir: str | Path, purge_step: int | None = None, warn: Callable[[str], object] | None = None
+                 ) -> None:
+        self._warn, self._writer = warn or (lambda text: print(text, file=sys.stderr)), None
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+            # purge_step: what a resumed run will write again is hidden from there on
+            self._writer = SummaryWriter(str(log_dir), purge_step=purge_step)
+        except (ImportError, OSError) as error:
+            self._warn(f"no TensorBoard events: {error}")
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Add the numbers among `metrics` at `step` (environment steps)."""
+        if self._writer is None:
+            return
+        try:
+            for key, value in metrics.items():
+                if isinstance(_plain(key, value), (int, float)) or isinstance(value, float):
+                    self._writer.add_scalar(key, float(value), step)
+        except OSError as error:
+            self._warn(f"no more TensorBoard events: {error}")
+            self._writer = None
+
+    def close(self) -> None:
+        """Flush and close."""
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except OSError as error:
+            self._warn(f"no more TensorBoard events: {error}")
+        self._writer = None
+
+
+def check_run(run_dir: Path) -> None:
+    """Raises RunError where `run_dir` is no run."""
+    if not run_dir.is_dir():
+        raise RunError(f"no such run folder: {run_dir}")
+    if not (run_dir / "config.yaml").is_file():
+        raise RunError(f"{run_dir} is not a run folder (it holds no config.yaml)")

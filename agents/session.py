@@ -1,0 +1,119 @@
+"""A training run on disk: metrics, checkpoints, signals, and going on exactly where a killed run was."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from agents import checkpoint
+from agents.progress import Progress
+from agents.runlog import MetricsLog, TensorBoardMirror
+from agents.trainer import Trainer
+
+
+class Interrupt:
+    """Notes the first SIGINT or SIGTERM, so that the update under way can finish and be saved; a second one kills."""
+
+    def __init__(self):
+        self.signum: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        for number in self._previous:
+            signal.signal(number, signal.SIG_DFL)
+
+
+class Session:
+    """Runs `trainer` in the folder `run_dir`.
+
+    A checkpoint holds the whole of `trainer.state()` and the length of metrics.jsonl, so rows written after it are cut
+    off again when it is resumed.
+    """
+
+    def __init__(self, run_dir: Path, trainer: Trainer, *, log_every: int, checkpoint_every: int, keep: int,
+                 stop_at_success: float | None = None):  # fmt: skip
+        self.run_dir, self.trainer, self.keep = run_dir, trainer, keep
+        self.log_every, self.checkpoint_every, self.stop_at_success = log_every, checkpoint_every, stop_at_success
+        self.metrics = MetricsLog(run_dir / "metrics.jsonl")
+        self.solved = False
+        self.saved: int | None = None
+
+    def restore(self) -> list[str]:
+        """Loads the latest checkpoint, if there is one; a run killed before its first starts anew, with the same result.
+
+        Returns remarks for the user. Raises CheckpointError, RunError.
+        """
+        if not checkpoint.list_checkpoints(self.run_dir):
+            self.metrics.truncate_to(0)
+            return ["no checkpoint yet: starting from the beginning"]
+        tensors, meta, folder = checkpoint.load(self.run_dir)
+        try:
+            state = checkpoint.unflatten(tensors, meta["trainer"])
+            offset, self.solved = meta["metrics_offset"], meta["solved"]
+            lost = self.trainer.load(state)
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise checkpoint.CheckpointError(f"{folder} does not fit this run's config: {error}") from error
+        self.metrics.truncate_to(offset)
+        self.saved = self.trainer.update
+        return [f"resumed at step {self.trainer.step:,} from {folder.name}", *lost]
+
+    def save(self) -> None:
+        if self.saved == self.trainer.update:
+            return
+        tensors, structure = checkpoint.flatten("trainer", self.trainer.state())
+        meta = {"trainer": structure, "metrics_offset": self.metrics.sync(), "solved": self.solved}
+        checkpoint.save(self.run_dir, tensors, meta, self.trainer.step, self.keep)
+        self.saved = self.trainer.update
+
+    def run(self, say: Callable[[str], None] = print) -> int | None:
+        """Trains to the end, or to a signal, whose number it returns. Saves in either case."""
+        trainer, began, first_step = self.trainer, time.monotonic(), self.trainer.step
+        board = TensorBoardMirror(self.run_dir / "tensorboard", purge_step=trainer.step or None)
+        self.save()  # so that there is something to resume from at any moment
+        with Interrupt() as interrupt, Progress(trainer.steps, initial_step=trainer.step) as progress:
+            while not (trainer.done or self.solved or interrupt.signum):
+                log = trainer.iterate()
+                if trainer.update % self.log_every == 0 or trainer.done:
+                    elapsed = time.monotonic() - began
+                    row = self._row(log) | {
+                        "time/elapsed": elapsed,
+                        "time/steps_per_second": (trainer.step - first_step) / elapsed,
+                    }
+                    self.metrics.write(row)
+                    board.write(trainer.step, row)
+                    progress.update(trainer.step, row)
+                    self.solved = self.stop_at_success is not None and (row["train/success"] or 0) >= self.stop_at_success
+                else:
+                    progress.update(trainer.step)
+                if trainer.update % self.checkpoint_every == 0:
+                    self.save()
+            self.save()
+        board.close()
+        return None if trainer.done or self.solved else interrupt.signum
+
+    def _row(self, log: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """The record of one moment: episodes since the last row, and the last update's losses and diagnostics."""
+        trainer = self.trainer
+        row: dict[str, Any] = {"step": trainer.step, "update": trainer.update}
+        row |= {f"train/{name}": value for name, value in trainer.tracker.read().items()}
+        return row | {f"learner/{name}": value.item() for name, value in log.items()}
+
+    def close(self) -> None:
+        self.metrics.close()
+

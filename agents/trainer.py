@@ -1,0 +1,130 @@
+"""Everything that a training run carries from update to update, and one iteration of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.learner import Learner
+from agents.rollout import Carry, Rollout, collect, start
+from agents.tracker import EpisodeTracker, RewardScale
+from envs.env import Env, Step
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear from `start` at step 0 to `start * end_fraction` at the last step."""
+
+    start: float
+    end_fraction: float
+
+    def __call__(self, progress: float) -> float:
+        return self.start * (1 + (self.end_fraction - 1) * min(progress, 1.0))
+
+
+class Trainer:
+    """Env, learner and all state between updates; `iterate` is one rollout and one update."""
+
+    def __init__(self, env: Env, learner: Learner, *, steps: int, unroll_length: int, full_episode: bool,
+                 learning_rate: Schedule, entropy_cost: Schedule, normalise_reward: bool, seed: int):  # fmt: skip
+        self.env, self.learner, self.steps = env, learner, steps
+        self.learning_rate, self.entropy_cost, self.full_episode = learning_rate, entropy_cost, full_episode
+        if full_episode and env.spec.max_rows is None:
+            raise ValueError("full-episode learning needs an environment with a longest episode")
+        self.unroll_length = env.spec.max_rows - 1 if full_episode else unroll_length
+        self.generator = torch.Generator(env.device).manual_seed(seed)
+        learner.generator.manual_seed(seed + 1)
+        self.tracker = EpisodeTracker(env.num_envs, env.device)
+        self.scale = RewardScale(env.num_envs, learner.settings.gamma, env.device) if normalise_reward else None
+        self.carry = start(env, learner.actor)
+        self.step = self.update = 0
+
+    @property
+    def done(self) -> bool:
+        return self.step >= self.steps
+
+    def iterate(self) -> dict[str, Tensor]:
+        """One rollout, one update; counts environment steps (reset rows are none)."""
+        progress = self.step / self.steps
+        self.learner.schedule(self.learning_rate(progress), self.entropy_cost(progress))
+        if self.full_episode:
+            self.carry = start(self.env, self.learner.actor)
+        rollout, self.carry = collect(self.env, self.learner.actor, self.carry, self.unroll_length, self.generator)
+        valid = transitions(rollout, self.full_episode)
+        self.tracker.add(rollout.rows.reward[1:], valid, rollout.ended, rollout.success)
+        if self.scale:
+            rollout = self._scaled(rollout, valid)
+        log = self.learner.update(rollout, valid)
+        self.step += int(valid.sum())
+        self.update += 1
+        return log
+
+    def _scaled(self, rollout: Rollout, valid: Tensor) -> Rollout:
+        rows = rollout.rows
+        reward = torch.cat([rows.reward[:1], self.scale(rows.reward[1:], rows.discount[1:], valid)])
+        return rollout._replace(rows=rows._replace(reward=reward))
+
+    def state(self) -> dict[str, Any]:
+        """Nested dict of tensors and plain numbers that the rest of the run depends on."""
+        learner = self.learner
+        return {
+            "agent": dict(learner.agent.state_dict()),
+            "optimizer": learner.optimizer.state_dict(),
+            "env": self.env.state_dict(),
+            "carry": {"row": list(self.carry.row), "state": list(self.carry.state)},
+            "generators": {
+                "act": self.generator.get_state(),
+                "minibatch": learner.generator.get_state(),
+                "torch": torch.get_rng_state(),
+            },
+            "tracker": self.tracker.state_dict(),
+            "scale": self.scale.state_dict() if self.scale else None,
+            "actor": dict(learner.actor.state_dict()) if learner.actor_lag else None,
+            "history": [list(entry) for entry in learner.history],
+            "step": self.step,
+            "update": self.update,
+        }
+
+    def load(self, saved: dict[str, Any]) -> list[str]:
+        """Continues from `state()`, exactly; returns what could not be carried over, in words (generators, when the
+        kind of device changed)."""
+        learner, device = self.learner, self.env.device
+        learner.agent.load_state_dict(saved["agent"])
+        learner.optimizer.load_state_dict(saved["optimizer"])
+        lost = self._load_generators(saved)
+        row, state = saved["carry"]["row"], saved["carry"]["state"]
+        self.carry = Carry(Step(*(x.to(device) for x in row)), tuple(x.to(device) for x in state))
+        self.tracker.load_state_dict(saved["tracker"])
+        if self.scale:
+            self.scale.load_state_dict({k: v.to(device) for k, v in saved["scale"].items()})
+        learner.history.clear()
+        learner.history.extend([x.to(device) for x in entry] for entry in saved["history"])
+        if learner.actor_lag:
+            learner.actor.load_state_dict(saved["actor"])
+        self.step, self.update = saved["step"], saved["update"]
+        return lost
+
+    def _load_generators(self, saved: dict[str, Any]) -> list[str]:
+        env, generators = dict(saved["env"]), saved["generators"]
+        torch.set_rng_state(generators["torch"].cpu())
+        same_kind = self.generator.get_state().shape == generators["act"].shape
+        if same_kind:
+            self.generator.set_state(generators["act"].cpu())
+            self.learner.generator.set_state(generators["minibatch"].cpu())
+        else:
+            env.pop("generator")
+        self.env.load_state_dict(env)
+        return [] if same_kind else ["random generators start anew: the checkpoint is from another kind of device"]
+
+
+def transitions(rollout: Rollout, full_episode: bool) -> Tensor:
+    """(T, B) bool: row t is followed by a transition; in full-episode mode, one of the first episode."""
+    valid = ~rollout.rows.first[1:]
+    if not full_episode:
+        return valid
+    over = rollout.ended.cumsum(0) - rollout.ended.to(torch.int64)  # episodes ended before this transition
+    return valid & (over == 0)
+

@@ -1,0 +1,134 @@
+"""config -> env, core, agent, learner: the only file that knows a config and a constructor."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+# libgomp's default is to spin for ever at barriers, which stops a busy machine; and waiting passively costs a wake-up
+# per parallel region. A bounded spin is neither. Must be set before torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+import torch
+
+from agents import checkpoint
+from agents.agent import Agent
+from agents.evaluate import evaluate
+from agents.learner import Learner, Settings, make_optimizer
+from agents.trainer import Schedule, Trainer
+from configs.errors import ConfigError
+from configs.load import diff_configs, from_resolved
+from configs.schema import Config
+from envs import make as make_env_by_name
+from envs.env import Env
+from memory_cells import VARIANTS, make_core
+
+KNOWN_CELLS = tuple(VARIANTS)
+
+
+def run_config(run_dir: Path, tokens: list[str], changeable: tuple[str, ...]) -> Config:
+    """The config of a run with `tokens` over it, of which only keys that start with one of `changeable` may differ."""
+    old, new = from_resolved(run_dir, (), KNOWN_CELLS), from_resolved(run_dir, tokens, KNOWN_CELLS)
+    refused = [key for key in diff_configs(old, new) if not key.startswith(changeable)]
+    if refused:
+        raise ConfigError(f"{', '.join(refused)} cannot change here; what can: {', '.join(c.rstrip('.') for c in changeable)}")
+    return new
+
+
+def set_up_torch(config: Config) -> torch.device:
+    """Device, threads and determinism. Raises ConfigError where the device is not to be had."""
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={config.device}: this torch ({torch.__version__}) sees no CUDA device; use device=cpu")
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # every buffer of ours is written before it is read
+    return torch.device(name)
+
+
+def make_env(config: Config, num_envs: int, device: torch.device, seed: int) -> Env:
+    """The environment of `config.env`. Raises ConfigError."""
+    kwargs = dataclasses.asdict(config.env)
+    if config.env.name == "tmaze_passive": kwargs.pop("oracle_length")  # TEMP
+    try:
+        return make_env_by_name(kwargs.pop("name"), num_envs=num_envs, device=device, seed=seed, **kwargs)
+    except ValueError as error:
+        raise ConfigError(f"env: {error}") from error
+
+
+def make_agent(config: Config, env: Env) -> Agent:
+    """A freshly initialised agent, drawn from the config's seed whatever was drawn before, on the env's device."""
+    c, a = config.cell, config.agent
+    horizon = c.horizon if c.horizon is not None else env.spec.max_rows
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            core = make_core(c.name, a.embedding_size, c.hidden_size, horizon=horizon, bias=c.bias,
+                             refine_bias=c.refine_bias, reset_form=c.reset_form)  # fmt: skip
+        except ValueError as error:
+            raise ConfigError(f"cell: {error}") from error
+        size = int(torch.Size(env.obs_shape).numel())
+        agent = Agent(size, env.num_actions, core, a.embedding_size, see_last_action=a.see_last_action,
+                      see_last_reward=a.see_last_reward, path=c.path)  # fmt: skip
+    return agent.to(env.device)
+
+
+def make_trainer(config: Config, device: torch.device) -> Trainer:
+    """Environment, agent, learner and their generators, all seeded from `config.seed`."""
+    a, t = config.agent, config.train
+    env = make_env(config, t.num_envs, device, seed=config.seed)
+    agent = make_agent(config, env)
+    try:
+        optimizer = make_optimizer(agent, a.optimizer, a.learning_rate, a.adam_beta1, a.adam_beta2, a.optimizer_eps, a.weight_decay)
+    except ValueError as error:
+        raise ConfigError(f"agent: {error}") from error
+    actor = copy.deepcopy(agent) if a.actor_lag else agent
+    settings = Settings(**{f.name: getattr(a, f.name) for f in dataclasses.fields(Settings)})
+    learner = Learner(agent, actor, optimizer, settings, a.actor_lag)
+    try:
+        return Trainer(
+            env, learner, steps=t.steps, unroll_length=t.unroll_length, full_episode=a.full_episode,
+            learning_rate=Schedule(a.learning_rate, a.learning_rate_end_fraction),
+            entropy_cost=Schedule(a.entropy_cost, a.entropy_cost_end_fraction),
+            normalise_reward=a.normalise_reward, seed=config.seed,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ConfigError(f"agent: {error}") from error
+
+
+def evaluate_agent(config: Config, agent: Agent, device: torch.device) -> dict[str, Any]:
+    """The evaluation of `config.evaluate`: the same inside training and in evaluate_agent.py, bit for bit."""
+    e = config.evaluate
+    env = make_env(config, min(e.num_envs, e.episodes), device, seed=e.seed)
+    return evaluate(agent, env, e.episodes, e.seed)
+
+
+def report_line(report: dict[str, Any]) -> str:
+    """One line of an evaluation for people."""
+    parts = []
+    for how in ("greedy", "sampled"):
+        r = report[how]
+        low, high = r["success_interval"]
+        parts.append(f"{how} success {r['success_rate']:.1%} [{low:.1%}, {high:.1%}], return {r['mean_return']:.3f}")
+    best, chance = report["reference"]["r_star"], report["reference"]["chance"]
+    return f"{report['episodes']} episodes: {'; '.join(parts)} (optimum {best:g}, chance success {chance:.0%})"
+
+
+def load_agent(run_dir: Path, config: Config, env: Env) -> tuple[Agent, dict[str, int]]:
+    """The agent of a run's latest checkpoint and where it stood. Raises CheckpointError."""
+    tensors, meta, folder = checkpoint.load(run_dir)
+    agent = make_agent(config, env)
+    try:
+        state = checkpoint.unflatten(tensors, meta["trainer"])
+        agent.load_state_dict(state["agent"])
+        return agent, {"step": state["step"], "update": state["update"]}
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(f"{folder} does not fit this run's config: {error}") from error

@@ -1,0 +1,43 @@
+"""Combinations of settings that mean nothing: each raises a ConfigError that names the keys and a way out."""
+
+from configs.errors import ConfigError
+from configs.schema import Config, TMazeConfig
+
+
+def check_combinations(config: Config) -> None:
+    """Raise ConfigError for a combination that no run can honour. What needs a cell or an env is checked in build."""
+    agent, train, env = config.agent, config.train, config.env
+    length = train.unroll_length
+    if isinstance(env, TMazeConfig):
+        if env.name == "tmaze_passive" and env.oracle_length:
+            raise ConfigError(f"env.oracle_length={env.oracle_length} needs env=tmaze_active; "
+                              f"expected 0 for tmaze_passive")
+        if env.name == "tmaze_active" and not env.oracle_length:
+            raise ConfigError("env.oracle_length=0 is the passive maze; expected an integer >= 1, or env=tmaze_passive")
+    if train.num_envs % agent.minibatches:
+        divisors = [d for d in range(1, min(train.num_envs, 4096) + 1) if train.num_envs % d == 0]
+        near = min(divisors, key=lambda d: abs(d - agent.minibatches))
+        raise ConfigError(f"agent.minibatches={agent.minibatches} does not divide train.num_envs={train.num_envs}; "
+                          f"nearest that does: {near}")
+    if agent.full_episode:
+        for key, value, off in (("bptt_length", agent.bptt_length, None), ("burn_in", agent.burn_in, 0)):
+            if value != off:
+                raise ConfigError(f"agent.{key}={value} contradicts agent.full_episode=true, which learns "
+                                  f"through whole episodes; expected agent.{key}={'null' if off is None else off}")
+    if agent.bptt_length is not None and agent.bptt_length > length:
+        raise ConfigError(f"agent.bptt_length={agent.bptt_length} exceeds train.unroll_length={length}; "
+                          f"expected at most {length}, or null for the whole rollout")
+    if agent.burn_in and agent.burn_in >= length:
+        raise ConfigError(f"agent.burn_in={agent.burn_in} leaves nothing of train.unroll_length={length} "
+                          f"to learn from; expected at most {length - 1}")
+    if agent.c_bar > agent.rho_bar:
+        raise ConfigError(f"agent.c_bar={agent.c_bar} exceeds agent.rho_bar={agent.rho_bar}; V-trace needs "
+                          f"c_bar <= rho_bar")
+    if not agent.correct_off_policy and agent.policy_loss == "ppo":
+        raise ConfigError("agent.correct_off_policy=false contradicts agent.policy_loss=ppo, whose clipped ratio is "
+                          "the correction; expected agent.policy_loss=pg")
+    off_policy = next((f"agent.{k}={v}" for k, v, on in (("actor_lag", agent.actor_lag, 0), ("reuse", agent.reuse, 1),
+                                                         ("minibatches", agent.minibatches, 1)) if v != on), None)
+    if agent.returns == "gae" and agent.policy_loss == "pg" and agent.correct_off_policy and off_policy:
+        raise ConfigError(f"agent.returns=gae does not correct for off-policy data ({off_policy}); expected "
+                          f"agent.returns=vtrace, agent.policy_loss=ppo, or agent.correct_off_policy=false")

@@ -1,0 +1,25 @@
+"""The group tokens: a literal table from NAME to dataclass; its YAML is `configs/<group>/<NAME>.yaml`.
+
+`cell=NAME` has no table here, for the names belong to `memory_cells.variants` and the caller hands them in: every cell
+is a CellConfig, and `configs/cell/NAME.yaml` is read only where a cell wants other defaults.
+"""
+
+from pathlib import Path
+
+from configs.schema import AgentConfig, BakkerConfig, TMazeConfig
+
+CONFIG_ROOT = Path(__file__).resolve().parent
+
+ENVS = {
+    "tmaze_passive": TMazeConfig,
+    "tmaze_active": TMazeConfig,
+    "tmaze_bakker": BakkerConfig,
+}
+
+AGENTS = {
+    "a2c": AgentConfig,
+    "impala": AgentConfig,
+    "ppo": AgentConfig,
+}
+
+DEFAULT_GROUPS = {"cell": "ur-lstm", "env": "tmaze_passive", "agent": "a2c"}

@@ -1,0 +1,156 @@
+"""Every setting of the project: frozen dataclasses of plain data, with type, default, range and help in one place.
+
+This file imports nothing of ours and no torch. A new environment is a new subclass of EnvConfig plus a row in
+`configs/groups.py` and a YAML in `configs/env/`. Fields may be int, float, bool, str, or Optional of one of these.
+A default must keep the meaning of older runs: a resolved config that lacks a field is read with its default.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def leaf(default: Any, help: str, *, min: float | None = None, max: float | None = None,
+         choices: Sequence[str] | None = None, pattern: str | None = None, form: str | None = None) -> Any:
+    """A dataclass field with its validation in the metadata: inclusive min and max, choices, or a full-match regular
+    expression `pattern` whose meaning for the reader of a message is `form`."""
+    metadata = {"help": help, "min": min, "max": max, "choices": tuple(choices) if choices else None,
+                "pattern": re.compile(pattern) if pattern else None, "form": form}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """The recurrent core. None means: what the named cell does by itself."""
+
+    name: str = leaf("ur-lstm", "chosen by cell=NAME")
+    hidden_size: int = leaf(128, "width of the recurrent state", min=1, max=65536)
+    horizon: float | None = leaf(None, "T_max of the chrono initialisation, env steps; null: the episode's length",
+                                    min=2)
+    bias: float | None = leaf(None, "forget-gate bias of cells with constant initialisation", min=-100, max=100)
+    refine_bias: str | None = leaf(None, "sign of the bias on the refine gate's pre-activation",
+                                      choices=("neg", "zero"))
+    reset_form: str | None = leaf(None, "GRU: reset gate after (PyTorch) or before (Cho) the recurrent matrix",
+                                     choices=("after", "before"))
+    path: str = leaf("auto", "how time is unrolled", choices=("auto", "fused", "eager", "loop"))
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Base of every environment's settings."""
+
+    name: str = leaf("", "chosen by env=NAME")
+
+
+@dataclass(frozen=True)
+class TMazeConfig(EnvConfig):
+    """T-maze of Ni et al. (2023), passive (oracle_length 0) or active (1 or more)."""
+
+    name: str = leaf("tmaze_passive", "chosen by env=NAME")
+    corridor_length: int = leaf(50, "cells from the start to the junction", min=1, max=1_000_000)
+    oracle_length: int = leaf(0, "cells from the start back to the oracle that shows the cue", min=0, max=1_000_000)
+    penalty_mode: str = leaf("schedule", "what costs -1/L: being behind schedule (Ni et al.) or the action (AMAGO)",
+                             choices=("schedule", "action"))
+    cue_visible: bool = leaf(False, "the twin that needs no memory: the cue is shown in every observation")
+
+
+@dataclass(frozen=True)
+class BakkerConfig(EnvConfig):
+    """T-maze of Bakker (2002): +4 for the right turn, -0.1 for the wrong one and for standing still."""
+
+    name: str = leaf("tmaze_bakker", "chosen by env=NAME")
+    corridor_length: int = leaf(50, "cells from the start to the junction", min=1, max=1_000_000)
+    step_limit: int | None = leaf(None, "truncate an episode after this many steps; null: the env's own limit",
+                                     min=1)
+    cue_visible: bool = leaf(False, "the twin that needs no memory: the cue is shown in every observation")
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The learner: A2C, IMPALA and PPO are settings of one update (`configs/agent/`)."""
+
+    name: str = leaf("a2c", "chosen by agent=NAME")
+    # optimiser
+    learning_rate: float = leaf(1e-3, "step size at the start", min=0, max=100)
+    learning_rate_end_fraction: float = leaf(1.0, "step size at train.steps, as a fraction of the first; linear",
+                                             min=0, max=1)
+    optimizer: str = leaf("adam", "which optimiser", choices=("adam", "rmsprop"))
+    adam_beta1: float = leaf(0.9, "Adam: decay of the mean", min=0, max=0.999999)
+    adam_beta2: float = leaf(0.999, "decay of the squared gradient (Adam's beta2, RMSprop's alpha)",
+                             min=0, max=0.999999)
+    optimizer_eps: float = leaf(1e-5, "added to the root of the squared gradient", min=1e-12, max=1)
+    max_grad_norm: float = leaf(0.5, "clip the gradient's norm; 0: off", min=0)
+    weight_decay: float = leaf(0.0, "decoupled weight decay", min=0)
+    # returns and losses
+    gamma: float = leaf(0.99, "discount", min=0, max=1)
+    trace_lambda: float = leaf(1.0, "lambda of GAE and of the V-trace traces", min=0, max=1)
+    returns: str = leaf("vtrace", "which target and advantage", choices=("vtrace", "gae"))
+    policy_loss: str = leaf("pg", "policy gradient, or PPO's clipped surrogate", choices=("pg", "ppo"))
+    ppo_clip: float = leaf(0.2, "PPO: half width of the ratio's clip", min=1e-6, max=10)
+    rho_bar: float = leaf(1.0, "V-trace: clip of the importance ratio in delta", min=0)
+    c_bar: float = leaf(1.0, "V-trace: clip of the importance ratio in the trace", min=0)
+    correct_off_policy: bool = leaf(True, "false: ratios of 1 whatever the data (uncorrected A2C)")
+    value_cost: float = leaf(0.5, "weight of the value loss", min=0)
+    entropy_cost: float = leaf(0.01, "weight of the exploration term at the start", min=0)
+    entropy_cost_end_fraction: float = leaf(1.0, "that weight at train.steps, as a fraction of the first; linear",
+                                            min=0, max=1)
+    exploration: str = leaf("entropy", "what the exploration term is: the entropy, or -KL(uniform || policy)",
+                            choices=("entropy", "uniform_kl"))
+    logit_cost: float = leaf(0.0, "weight of the squared logits", min=0)
+    normalise_advantage: str = leaf("none", "std: centre and divide by the deviation; scale: divide only",
+                                    choices=("none", "std", "scale"))
+    normalise_reward: bool = leaf(False, "divide rewards by the running deviation of the return")
+    # data
+    reuse: int = leaf(1, "passes over each rollout", min=1, max=1000)
+    minibatches: int = leaf(1, "parts of the batch of environments in each pass", min=1)
+    actor_lag: int = leaf(0, "act with parameters this many updates old", min=0, max=10_000)
+    # recurrence
+    start_state: str = leaf("stored", "state at a rollout's start when learning", choices=("stored", "zero"))
+    bptt_length: int | None = leaf(None, "steps that a gradient travels back; null: the whole rollout", min=1)
+    burn_in: int = leaf(0, "first steps of a rollout that only warm the state up", min=0)
+    full_episode: bool = leaf(False, "learn from whole episodes, from their first step")
+    # network
+    embedding_size: int = leaf(64, "width of the observation encoder", min=1, max=65536)
+    see_last_action: bool = leaf(False, "the agent sees its last action")
+    see_last_reward: bool = leaf(False, "the agent sees its last reward")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How much, how wide, how often."""
+
+    steps: int = leaf(1_000_000, "environment steps in all", min=1, max=10**13)
+    num_envs: int = leaf(128, "environments side by side", min=1, max=1_048_576)
+    unroll_length: int = leaf(64, "steps of every environment between updates", min=1, max=1_048_576)
+    log_every: int = leaf(10, "updates between rows of metrics.jsonl", min=1)
+    checkpoint_every: int = leaf(100, "updates between checkpoints", min=1)
+    keep_checkpoints: int = leaf(3, "newest checkpoints to keep", min=1, max=10_000)
+    threads: int | None = leaf(None, "CPU threads of torch; null: chosen for this machine", min=1, max=1024)
+    stop_at_success: float | None = leaf(None, "stop once the success rate of the last window reaches this",
+                                            min=0, max=1)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """The evaluation inside training and of `evaluate_agent.py`."""
+
+    episodes: int = leaf(1000, "exact number of episodes", min=1, max=10**9)
+    num_envs: int = leaf(256, "environments side by side", min=1, max=1_048_576)
+    seed: int = leaf(12345, "seed of the evaluation's own generators", min=0, max=2**32 - 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that makes a run."""
+
+    seed: int = leaf(1, "seed of all generators", min=0, max=2**32 - 1)
+    device: str = leaf("auto", "where to compute", pattern=r"auto|cpu|cuda(:\d{1,3})?",
+                       form="auto, cpu, cuda or cuda:N")
+    run_dir: str | None = leaf(None, "folder of the run; null: a new one under runs/")
+    deterministic: bool = leaf(True, "bit-exact repeats on one machine (on a GPU: slower)")
+    cell: CellConfig = field(default_factory=CellConfig)
+    env: EnvConfig = field(default_factory=TMazeConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -1,0 +1,200 @@
+"""Our environments behind Gymnasium's interfaces: a `gymnasium.Env` and a `gymnasium.vector.VectorEnv`.
+
+`import envs` registers the ids in `IDS`; `gymnasium.make_vec("envs:gatemaze/TMaze-v0", num_envs=8)` does it by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector.utils import batch_space
+from torch import Tensor
+
+import envs
+from envs.env import Env
+
+# id -> (class in `envs`, default keyword arguments)
+IDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gatemaze/TMaze-v0": ("TMaze", {"corridor_length": 50, "oracle_length": 0, "penalty_mode": "schedule"}),
+    "gatemaze/TMazeBakker-v0": ("BakkerTMaze", {"corridor_length": 50, "step_limit": None}),
+}
+RENDER_MODES = ["rgb_array"]
+
+
+def register_all() -> None:
+    """Register every id of `IDS` once."""
+    for name, (env, kwargs) in IDS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(
+                name,
+                entry_point="envs.gym_adapter:make_single",
+                vector_entry_point="envs.gym_adapter:make_vector",
+                kwargs={"env": env, **kwargs},
+            )
+
+
+def make_single(env: str, render_mode: str | None = None, device: str = "cpu", **kwargs: Any) -> GymEnv:
+    """Entry point of `gymnasium.make`."""
+    return GymEnv(getattr(envs, env)(1, device=device, **kwargs), render_mode=render_mode)
+
+
+def make_vector(
+    env: str,
+    num_envs: int = 1,
+    render_mode: str | None = None,
+    device: str = "cpu",
+    output: str = "numpy",
+    **kwargs: Any,
+) -> GymVectorEnv:
+    """Entry point of `gymnasium.make_vec`."""
+    return GymVectorEnv(getattr(envs, env)(num_envs, device=device, **kwargs), render_mode=render_mode, output=output)
+
+
+class GymEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """One environment (`env.num_envs == 1`) as a `gymnasium.Env`, on numpy arrays.
+
+    `info` holds "success" (bool) on the last step of an episode and is empty otherwise.
+
+    Raises:
+        ValueError: env has more than one environment; render_mode unknown; an action outside the action space.
+    """
+
+    metadata = {"render_modes": RENDER_MODES, "render_fps": 15}
+
+    def __init__(self, env: Env, render_mode: str | None = None) -> None:
+        if env.num_envs != 1:
+            raise ValueError(f"GymEnv takes one environment, got num_envs = {env.num_envs}; use GymVectorEnv")
+        self.env = env
+        self.render_mode = _checked_mode(render_mode)
+        self.observation_space, self.action_space = _spaces(env)
+        self._seeded = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; `seed` seeds the environment's generator as `Env.seed` does."""
+        super().reset(seed=seed)
+        _no_options(options)
+        self._seeded = _reseed(self, seed, self._seeded)
+        return _numpy(self.env.reset().obs)[0], {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if not self.action_space.contains(action):
+            raise ValueError(f"action must be an integer in 0..{self.env.num_actions - 1}, got {action!r}")
+        if bool(self.env.ended[0]):
+            raise ValueError("the episode is over: call reset() before step()")
+        row = self.env.step(torch.tensor([int(action)], device=self.env.device))
+        terminated = row.discount.item() == 0.0
+        ended = bool(self.env.ended[0])
+        info = {"success": bool(self.env.success(self.env.state)[0])} if ended else {}
+        return _numpy(row.obs)[0], row.reward.item(), terminated, ended and not terminated, info
+
+    def render(self) -> np.ndarray | None:
+        """The frame (h, w, 3) uint8."""
+        return self.env.render()[0] if _can_render(self) else None
+
+
+class GymVectorEnv(gymnasium.vector.VectorEnv):
+    """B environments as a `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset, which is the stream itself.
+
+    The flags come on the last row of an episode; the next step ignores that environment's action and returns the reset
+    row with reward 0. `info` holds "success" (B,) bool and "_success" (B,) bool, the mask of episodes that just ended
+    (as Gymnasium marks entries of `info`); "success" is False elsewhere.
+
+    Args:
+        env: any of ours.
+        render_mode: None or "rgb_array".
+        output: "numpy" (rewards float64, as Gymnasium's own vector environments) or "torch": tensors that stay on the
+            device (rewards float32), without a host sync on a GPU, where actions are therefore not checked.
+
+    Raises:
+        ValueError: unknown render_mode or output; actions of the wrong shape, type or range.
+    """
+
+    def __init__(self, env: Env, render_mode: str | None = None, output: str = "numpy") -> None:
+        if output not in ("numpy", "torch"):
+            raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
+        self.metadata = {
+            "autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP,
+            "render_modes": RENDER_MODES,
+            "render_fps": 15,
+        }
+        self.env, self.output, self.num_envs = env, output, env.num_envs
+        self.render_mode = _checked_mode(render_mode)
+        self.single_observation_space, self.single_action_space = _spaces(env)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._seeded = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode everywhere. `seed` (one int for the whole batch) seeds the generator as `Env.seed` does."""
+        super().reset(seed=seed)
+        _no_options(options)
+        self._seeded = _reseed(self, seed, self._seeded)
+        return self._out(self.env.reset().obs), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        row = self.env.step(self._checked(actions))
+        terminated = row.discount == 0.0
+        truncated = self.env.ended & ~terminated
+        ended = self.env.ended.clone()
+        info = {"success": self._out(self.env.success(self.env.state) & ended), "_success": self._out(ended)}
+        reward = row.reward if self.output == "torch" else row.reward.double()
+        return self._out(row.obs), self._out(reward), self._out(terminated), self._out(truncated), info
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """B frames (h, w, 3) uint8."""
+        return tuple(self.env.render()) if _can_render(self) else None
+
+    def _out(self, tensor: Tensor) -> Any:
+        return tensor if self.output == "torch" else _numpy(tensor)
+
+    def _checked(self, actions: Any) -> Tensor:
+        action = torch.as_tensor(actions)
+        if action.shape != (self.num_envs,) or action.is_floating_point() or action.dtype == torch.bool:
+            raise ValueError(f"actions must be {self.num_envs} integers, got {action.dtype} {tuple(action.shape)}")
+        if action.device.type == "cpu":
+            bad = ((action < 0) | (action >= self.env.num_actions)) & ~self.env.ended.cpu()
+            if bad.any():
+                i = int(bad.nonzero()[0])
+                raise ValueError(f"action {int(action[i])} of environment {i} is not in 0..{self.env.num_actions - 1}")
+        return action.to(self.env.device, torch.int64)
+
+
+def _spaces(env: Env) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+    dtype = _numpy(torch.empty(0, dtype=env.obs_dtype)).dtype
+    box = gymnasium.spaces.Box(env.obs_low, env.obs_high, env.obs_shape, dtype=dtype.type)
+    return box, gymnasium.spaces.Discrete(env.num_actions)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
+
+
+def _reseed(gym: GymEnv | GymVectorEnv, seed: int | None, seeded: bool) -> bool:
+    """Without any seed a first reset is random, as Gymnasium has it; later ones go on with the same generator."""
+    if seed is not None:
+        gym.env.seed(seed)
+    elif not seeded:
+        gym.env.seed(int(gym.np_random.integers(2**31)))
+    return True
+
+
+def _no_options(options: dict[str, Any] | None) -> None:
+    if options:
+        raise ValueError(f"reset() knows no options, got {', '.join(map(str, options))}")
+
+
+def _checked_mode(mode: str | None) -> str | None:
+    if mode is not None and mode not in RENDER_MODES:
+        raise ValueError(f"render_mode must be None or 'rgb_array', got {mode!r}")
+    return mode
+
+
+def _can_render(gym: GymEnv | GymVectorEnv) -> bool:
+    if gym.render_mode is None:
+        gymnasium.logger.warn("render() needs render_mode='rgb_array', given where the environment is made")
+    return gym.render_mode is not None

@@ -1,0 +1,71 @@
+"""Evaluate the latest checkpoint of a run: exactly N episodes, greedy and sampled, with intervals.
+
+    python evaluate_agent.py RUN [--episodes N] [--lengths 50,100,200] [--json] [key=value ...]
+
+--lengths evaluates once per corridor length; --json prints one JSON object on standard output and nothing else;
+key=value changes the environment or the evaluation (env.corridor_length=100, evaluate.seed=7, device=cpu).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import build  # sets the environment that torch is imported in, so it comes first
+from agents.checkpoint import CheckpointError
+from agents.runlog import RunError, check_run
+from configs.errors import ConfigError
+
+#: what an evaluation may change
+CHANGEABLE = ("env.", "evaluate.", "device", "train.threads", "cell.path")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ConfigError(message)
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    parser.add_argument("--episodes", type=int)
+    parser.add_argument("--lengths", type=lambda text: [int(x) for x in text.split(",")])
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_intermixed_args(argv)
+    extra = [] if options.episodes is None else [f"evaluate.episodes={options.episodes}"]
+    return options, [*options.settings, *extra]
+
+
+def evaluate(run_dir: Path, tokens: list[str]) -> dict:
+    """The report of one setting of the environment."""
+    config = build.run_config(run_dir, tokens, CHANGEABLE)
+    device = build.set_up_torch(config)
+    env = build.make_env(config, 1, device, seed=0)
+    agent, where = build.load_agent(run_dir, config, env)
+    return build.evaluate_agent(config, agent, device) | where
+
+
+def main(argv: list[str]) -> int:
+    try:
+        options, tokens = parse(argv)
+        check_run(options.run)
+        if options.lengths is None:
+            report = evaluate(options.run, tokens)
+            print(json.dumps(report) if options.json else build.report_line(report))
+            return 0
+        reports = {n: evaluate(options.run, [*tokens, f"env.corridor_length={n}"]) for n in options.lengths}
+        if options.json:
+            print(json.dumps({"lengths": reports}))
+        for length, report in () if options.json else reports.items():
+            print(f"corridor {length}: {build.report_line(report)}")
+        return 0
+    except (ConfigError, RunError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

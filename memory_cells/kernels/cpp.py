@@ -1,0 +1,297 @@
+"""Compiles a program to one C++ function that runs the whole sequence on the CPU.
+
+Every thread takes a slice of the batch through all T steps: rows never meet inside the loop, so there is one parallel
+region per call and no barrier in it. Matrix products go to the sgemm/dgemm that torch itself carries. The object is
+compiled once per equation and machine and kept in `$XDG_CACHE_HOME/gatemaze` (default `~/.cache/gatemaze`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from memory_cells.kernels.graph import Buffer, Expr
+from memory_cells.kernels.program import Loop, Product, Program
+
+FLAGS = "-O3 -march=native -std=c++17 -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math -fno-signed-zeros".split()
+
+PRELUDE = r"""
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <omp.h>
+typedef REAL real;
+typedef void (*gemm_t)(const char*, const char*, const int*, const int*, const int*, const real*, const real*, const int*,
+                       const real*, const int*, const real*, real*, const int*);
+#if SINGLE
+// exp by range reduction to [-ln2/2, ln2/2] and a Taylor polynomial of degree 7; comparisons let NaN through
+static inline float exp_(float x) {
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    float k = __builtin_rintf(x * 1.44269504088896341f);
+    float r = x - k * 0.693359375f + k * 2.12194440e-4f;
+    float p = 1.0f / 5040;
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    int32_t bits = ((int32_t)k + 127) << 23;
+    float scale;
+    __builtin_memcpy(&scale, &bits, 4);
+    return p * scale;
+}
+static inline float tanh_(float x) {
+    float a = x < 0 ? -x : x, q = x * x;
+    float e = exp_(-2 * a), far = (1 - e) / (1 + e);
+    // odd series where 1 - e would cancel
+    float near = a * (1 + q * (-1.0f / 3 + q * (2.0f / 15 + q * (-17.0f / 315 + q * (62.0f / 2835)))));
+    float y = a < 0.25f ? near : far;
+    return x < 0 ? -y : y;
+}
+#else
+static inline double exp_(double x) { return std::exp(x); }
+static inline double tanh_(double x) { return std::tanh(x); }
+#endif
+static inline real sigmoid_(real x) { return 1 / (1 + exp_(-x)); }
+static inline real relu_(real x) { return x > 0 ? x : (x != x ? x : (real)0); }
+static inline real step_(real x) { return x > 0 ? (real)1 : (real)0; }
+static inline real sign_(real x) { return x > 0 ? (real)1 : (x < 0 ? (real)-1 : (real)0); }
+static inline real abs_(real x) { return x < 0 ? -x : x; }
+static inline void product(gemm_t gemm, bool forward, long rows, int K, int W, const real* w, const real* x, real* y, bool add) {
+    const real one = 1, beta = add ? 1 : 0;
+    const int n = (int)rows;  // column-major view: forward y' = w x', backward x' = w' y'
+    if (forward) gemm("T", "N", &W, &n, &K, &one, w, &K, x, &K, &beta, y, &W);
+    else gemm("N", "N", &K, &n, &W, &one, w, &K, x, &W, &beta, y, &K);
+}
+"""
+
+_CALLS = {"sigmoid": "sigmoid_", "tanh": "tanh_", "exp": "exp_", "relu": "relu_", "step": "step_", "sign": "sign_",
+          "abs": "abs_", "log": "std::log", "sqrt": "std::sqrt"}  # fmt: skip
+_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+
+
+class CompilerMissing(Exception):
+    """No C++ compiler, or no matrix product to link to."""
+
+
+class _Source:
+    """The text of one direction. Arguments arrive in one array of pointers, in the order of `names`."""
+
+    def __init__(self, program: Program):
+        self.program, self.graph, self.names, self.lines = program, program.graph, [], []
+
+    def pointer(self, buffer: Buffer) -> str:
+        if buffer[0] == "A":  # a sum onto z lies where its product lies
+            buffer = ("L", buffer[1])
+        if buffer not in self.names:
+            self.names.append(buffer)
+        return f"{buffer[0]}{buffer[1]}"
+
+    def width(self, buffer: Buffer) -> int:
+        kind, k = buffer
+        match kind:
+            case "z" | "dz":
+                return self.graph.z_widths[k]
+            case "s" | "o" | "g" | "n" | "di":
+                return self.graph.state_widths[k]
+            case "L" | "A" | "dL":
+                return self.graph.linears[k].weight.shape[0]
+            case "X" | "dX":
+                return self.graph.linears[k].weight.shape[1]
+            case "p" | "dp":
+                return self.graph.params[k].shape[0]
+        raise AssertionError(buffer)
+
+    def row(self, buffer: Buffer) -> str:
+        """Address of row b at step t."""
+        if buffer[0] == "o":  # the new state is the next step's, and (t + 1) * B + b its row
+            return f"{self.pointer(('s', buffer[1]))} + ((t + 1) * B + b) * {self.width(buffer)}"
+        name, width = self.pointer(buffer), self.width(buffer)
+        if buffer[0] == "p":
+            return name
+        return f"{name} + b * {width}" if buffer[0] in ("g", "n", "dX") else f"{name} + (t * B + b) * {width}"
+
+    def loop(self, loop: Loop) -> None:
+        needed, stack = {}, [s.expr for s in loop.stores]
+        while stack:
+            e = stack.pop()
+            if e.id not in needed:
+                needed[e.id] = e
+                stack += [a for a in e.args if isinstance(a, Expr)]
+        nodes = [needed[i] for i in sorted(needed)]
+        loads = sorted({(e.args[0], e.args[1]) for e in nodes if e.op == "load"})
+        out = self.lines.append
+        out("      for (long b = lo; b < hi; ++b) {")
+        for buffer, offset in loads:
+            out(f"        const real* __restrict {_name(buffer, offset)} = {self.row(buffer)} + {offset};")
+        for s in loop.stores:
+            out(f"        real* __restrict {_name(s.buffer, s.offset)} = {self.row(s.buffer)} + {s.offset};")
+        out(f"        _Pragma(\"omp simd\") for (long j = 0; j < {loop.width}; ++j) {{")
+        for e in nodes:
+            out(f"          const real v{e.id} = {self.value(e)};")
+        for s in loop.stores:
+            out(f"          {_name(s.buffer, s.offset)}[j] = v{s.expr.id};")
+        out("        }\n      }")
+
+    def value(self, e: Expr) -> str:
+        args = [f"v{a.id}" for a in e.args if isinstance(a, Expr)]
+        if e.op == "const":
+            return f"(real){e.args[0]!r}"
+        if e.op == "load":
+            return f"{_name(*e.args)}[j]"
+        if e.op == "neg":
+            return f"-{args[0]}"
+        return f"{args[0]} {_INFIX[e.op]} {args[1]}" if e.op in _INFIX else f"{_CALLS[e.op]}({args[0]})"
+
+    def finish(self, head: list[str], tail: list[str]) -> str:
+        names = "\n".join(f"  real* const {b[0]}{b[1]} = (real*)a[{i}];" for i, b in enumerate(self.names))
+        return "\n".join([head[0], names, *head[1:], *self.lines, *tail])
+
+
+def _name(buffer: Buffer, offset: int) -> str:
+    return f"{buffer[0]}{buffer[1]}_{offset}"
+
+
+_REGION = """  #pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    const long id = threads > 1 ? omp_get_thread_num() : 0, lo = B * id / threads, hi = B * (id + 1) / threads;"""
+
+
+def _forward(program: Program) -> tuple[str, list[Buffer]]:
+    src = _Source(program)
+    out, graph = src.lines.append, src.graph
+    for i, w in enumerate(graph.state_widths):
+        s, start = src.pointer(("s", i)), src.pointer(("init", i))
+        out(f"      for (long b = lo; b < hi; ++b) if (first[t * B + b])"
+            f" std::memcpy({s} + (t * B + b) * {w}, {start} + b * {w}, {w} * sizeof(real));")  # fmt: skip
+    for item in program.forward:
+        if isinstance(item, Loop):
+            src.loop(item)
+            continue
+        m, L = graph.linears[item.k], src.pointer(("L", item.k))
+        W, K = m.weight.shape
+        x, w = src.pointer(program.inputs[item.k]), src.pointer(("w", item.k))
+        terms = ([] if m.addend is None else [f"{src.pointer(('z', m.addend))}[(t * B + b) * {W} + j]"]) + (
+            [] if m.bias is None else [f"{src.pointer(('b', item.k))}[j]"])  # fmt: skip
+        if terms:
+            out(f"      for (long b = lo; b < hi; ++b) _Pragma(\"omp simd\") for (long j = 0; j < {W}; ++j)"
+                f" {L}[(t * B + b) * {W} + j] = {' + '.join(terms)};")  # fmt: skip
+        at = "(t * B + lo) *"
+        out(f"      product(gemm, true, hi - lo, {K}, {W}, {w}, {x} + {at} {K}, {L} + {at} {W}, {str(bool(terms)).lower()});")
+    w = graph.state_widths[0]
+    out(f"      std::memcpy({src.pointer(('y', 0))} + (t * B + lo) * {w},"
+        f" {src.pointer(('s', 0))} + ((t + 1) * B + lo) * {w}, (hi - lo) * {w} * sizeof(real));")  # fmt: skip
+    head = ['extern "C" void forward_(long T, long B, int threads, const uint8_t* first, gemm_t gemm, void** a) {',
+            _REGION, "    if (lo < hi) for (long t = 0; t < T; ++t) {"]  # fmt: skip
+    return src.finish(head, ["    }", "  }", "}"]), src.names
+
+
+def _backward(program: Program) -> tuple[str, list[Buffer]]:
+    src = _Source(program)
+    out, graph = src.lines.append, src.graph
+    states = range(len(graph.state_widths))
+    w0 = graph.state_widths[0]
+    gy = src.pointer(("gy", 0))
+    out(f"      if ({gy}) for (long b = lo; b < hi; ++b) _Pragma(\"omp simd\") for (long j = 0; j < {w0}; ++j)"
+        f" g0[b * {w0} + j] += {gy}[(t * B + b) * {w0} + j];")  # fmt: skip
+    for item in program.backward:
+        if isinstance(item, Loop):
+            src.loop(item)
+            continue
+        W, K = graph.linears[item.k].weight.shape
+        dL, w = src.pointer(("dL", item.k)), src.pointer(("w", item.k))
+        target = item.target
+        y = f"n{target[1]}" if target[0] == "n" else src.pointer(target)
+        out(f"      product(gemm, false, hi - lo, {K}, {W}, {w}, {dL} + (t * B + lo) * {W}, {y} + lo * {K}, {str(item.adds).lower()});")
+    for i in states:
+        w, start = graph.state_widths[i], src.pointer(("di", i))
+        out(f"      for (long b = lo; b < hi; ++b) if (first[t * B + b]) for (long j = 0; j < {w}; ++j)"
+            f" {{ {start}[b * {w} + j] += n{i}[b * {w} + j]; n{i}[b * {w} + j] = 0; }}")  # fmt: skip
+        out(f"      {{ real* swap = g{i}; g{i} = n{i}; n{i} = swap; }}")
+    swaps = []
+    for i in states:  # g and n trade places every step, so they are local names
+        src.names = [b for b in src.names if b not in (("g", i), ("n", i))]
+    base = len(src.names)
+    for i in states:
+        src.names += [("G", i), ("N", i)]
+        swaps.append(f"    real *g{i} = (real*)a[{base + 2 * i}], *n{i} = (real*)a[{base + 2 * i + 1}];")
+    copy = [f"    if (lo < hi && g{i} != G{i}) std::memcpy(G{i} + lo * {w}, g{i} + lo * {w}, (hi - lo) * {w} * sizeof(real));"
+            for i, w in enumerate(graph.state_widths)]  # fmt: skip
+    head = ['extern "C" void backward_(long T, long B, int threads, const uint8_t* first, gemm_t gemm, void** a) {',
+            _REGION, *swaps, "    if (lo < hi) for (long t = T - 1; t >= 0; --t) {"]  # fmt: skip
+    return src.finish(head, ["    }", *copy, "  }", "}"]), src.names
+
+
+def _machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        return "\n".join(x for x in lines if x.startswith(("model name", "flags", "Features")))
+    except OSError:
+        return platform.processor()
+
+
+@functools.cache
+def _gemm(symbol: str) -> int:
+    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
+        path = Path(torch.__file__).parent / "lib" / name
+        if path.exists():
+            try:
+                return ctypes.cast(getattr(ctypes.CDLL(str(path)), symbol), ctypes.c_void_p).value
+            except AttributeError:
+                break
+    raise CompilerMissing(f"this build of torch does not export {symbol}")
+
+
+def _compile(source: str) -> Path:
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    if not compiler:
+        raise CompilerMissing("no C++ compiler (g++ or clang++) on the PATH")
+    key = hashlib.sha256("\n".join([source, compiler, *FLAGS, _machine()]).encode()).hexdigest()[:24]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gatemaze"
+    target = folder / f"{key}.so"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            text, built = Path(work) / "kernel.cpp", Path(work) / "kernel.so"
+            text.write_text(source)
+            done = subprocess.run([compiler, *FLAGS, str(text), "-o", str(built)], capture_output=True, text=True)
+            if done.returncode:
+                raise CompilerMissing(f"{compiler} failed: {(done.stderr.strip() or 'no message').splitlines()[0]}")
+            os.replace(built, target)
+    return target
+
+
+class Kernel:
+    """The compiled pair. `forward` and `backward` take a dict of buffers, as `eager` does."""
+
+    def __init__(self, program: Program, dtype: torch.dtype):
+        single = dtype == torch.float32
+        head = PRELUDE.replace("REAL", "float" if single else "double").replace("SINGLE", "1" if single else "0")
+        (text_f, self.names_f), (text_b, self.names_b) = _forward(program), _backward(program)
+        self.gemm = ctypes.c_void_p(_gemm("sgemm_" if single else "dgemm_"))
+        library = ctypes.CDLL(str(_compile("\n".join([head, text_f, text_b]))))
+        self._forward, self._backward = library.forward_, library.backward_
+
+    def _call(self, function, names, first, buffers):
+        T, B = first.shape
+        pointers = (ctypes.c_void_p * len(names))(*(buffers[n].data_ptr() if buffers[n] is not None else None for n in names))
+        threads = max(1, min(torch.get_num_threads(), B // 4))
+        function(ctypes.c_long(T), ctypes.c_long(B), ctypes.c_int(threads), ctypes.c_void_p(first.data_ptr()), self.gemm, pointers)
+
+    def forward(self, first, buffers):
+        self._call(self._forward, self.names_f, first, buffers)
+
+    def backward(self, first, buffers):
+        self._call(self._backward, self.names_b, first, buffers)

@@ -1,0 +1,247 @@
+"""What a cell's step computes, read off the step itself.
+
+`trace(cell, z_widths)` calls `cell.step` once with symbols in place of tensors and returns a `Graph`: elementwise
+expressions over *loads* of buffers, and linear maps of them. `kernels/program.py` derives the backward pass from it, and
+the back ends run both over a whole sequence. A cell author writes torch and nothing else; a step that uses an operation
+not listed here raises `NotTraceable`, and `unroll` then keeps to the plain loop.
+
+Buffers, each with a leading batch axis unless said otherwise:
+  ("z", i)  i-th entry of project(x)         ("s", i)  i-th entry of the state before the step
+  ("p", j)  j-th per-unit tensor (W,), no batch axis
+  ("X", k)  input of the k-th linear map     ("L", k)  its output      ("A", k)  its output plus a whole z, summed in place
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Buffer = tuple[str, int]
+
+
+class NotTraceable(Exception):
+    """The step uses something that the sequence kernels do not know."""
+
+
+@dataclass(frozen=True, eq=False)
+class Expr:
+    """A node: `load` (args: buffer, offset), `const` (args: number), or an elementwise op of other nodes."""
+
+    id: int
+    op: str
+    args: tuple
+    width: int  # 0 for constants
+
+
+@dataclass
+class Linear:
+    input: Expr
+    weight: Tensor
+    bias: Tensor | None
+    addend: int | None = None  # index of the z that its output is summed onto
+
+
+UNARY = ("neg", "exp", "log", "sigmoid", "tanh", "relu", "abs", "sqrt", "step", "sign")
+BINARY = ("add", "sub", "mul", "div")
+
+
+@dataclass
+class Graph:
+    """Hash-consed expressions in topological order."""
+
+    fuse: bool = True
+    nodes: list[Expr] = field(default_factory=list)
+    linears: list[Linear] = field(default_factory=list)
+    params: list[Tensor] = field(default_factory=list)
+    outputs: list[Expr] = field(default_factory=list)
+    z_widths: tuple[int, ...] = ()
+    state_widths: tuple[int, ...] = ()
+    _seen: dict = field(default_factory=dict)
+
+    def make(self, op: str, *args, width: int) -> Expr:
+        key = (op, *(a.id if isinstance(a, Expr) else a for a in args), width)
+        if key not in self._seen:
+            self._seen[key] = Expr(len(self.nodes), op, args, width)
+            self.nodes.append(self._seen[key])
+        return self._seen[key]
+
+    def const(self, value: float) -> Expr:
+        return self.make("const", float(value), width=0)
+
+    def load(self, buffer: Buffer, offset: int, width: int) -> Expr:
+        return self.make("load", buffer, offset, width=width)
+
+    def unary(self, op: str, a: Expr) -> Expr:
+        return self.make(op, a, width=a.width)
+
+    def binary(self, op: str, a: Expr, b: Expr) -> Expr:
+        """With the simplifications that keep derived gradients short: 0 + a, 1 * a, 0 * a, constants."""
+        if a.width and b.width and a.width != b.width:
+            raise NotTraceable(f"widths {a.width} and {b.width} do not match in {op}")
+        va, vb = (e.args[0] if e.op == "const" else None for e in (a, b))
+        if va is not None and vb is not None:
+            return self.const({"add": va + vb, "sub": va - vb, "mul": va * vb, "div": va / vb if vb else float("nan")}[op])
+        if (op in ("add", "sub") and vb == 0) or (op in ("mul", "div") and vb == 1):
+            return a
+        if (op == "add" and va == 0) or (op == "mul" and va == 1):
+            return b
+        if op == "mul" and (va == 0 or vb == 0):
+            return self.const(0)
+        if op == "sub" and va == 0:
+            return self.unary("neg", b)
+        return self.make(op, a, b, width=a.width or b.width)
+
+    def slice(self, e: Expr, offset: int, width: int) -> Expr:
+        """A slice along the units, pushed down to the loads."""
+        if e.op == "const":
+            return e
+        if e.op == "load":
+            return self.load(e.args[0], e.args[1] + offset, width)
+        args = [self.slice(a, offset, width) for a in e.args]
+        return self.unary(e.op, *args) if len(args) == 1 else self.binary(e.op, *args)
+
+    def param(self, tensor: Tensor) -> Expr:
+        if tensor.dim() == 0 and not tensor.requires_grad:
+            return self.const(tensor.item())
+        if tensor.dim() != 1:
+            raise NotTraceable(f"a tensor of shape {tuple(tensor.shape)} meets the state; only per-unit vectors may")
+        for j, known in enumerate(self.params):
+            if known is tensor:
+                return self.load(("p", j), 0, tensor.shape[0])
+        self.params.append(tensor)
+        return self.load(("p", len(self.params) - 1), 0, tensor.shape[0])
+
+    def linear(self, x: Expr, weight: Tensor, bias: Tensor | None) -> Expr:
+        if x.width != weight.shape[1]:
+            raise NotTraceable(f"a linear map of {weight.shape[1]} columns on {x.width} units")
+        self.linears.append(Linear(x, weight, bias))
+        return self.load(("L", len(self.linears) - 1), 0, weight.shape[0])
+
+    def add_in_place(self, a: Expr, b: Expr) -> Expr | None:
+        """`z + linear(...)`, both whole: the product is accumulated onto a copy of z, so both share one gradient."""
+        for z, out in ((a, b), (b, a)):
+            if not (self.fuse and z.op == "load" and out.op == "load" and z.args[0][0] == "z" and out.args[0][0] == "L"):
+                continue
+            i, k = z.args[0][1], out.args[0][1]
+            whole = z.width == self.z_widths[i] and out.width == self.linears[k].weight.shape[0] == z.width
+            if whole and self.linears[k].addend is None and all(m.addend != i for m in self.linears):
+                self.linears[k].addend = i
+                return self.load(("A", k), 0, out.width)
+        return None
+
+    def reached(self) -> list[Expr]:
+        """Nodes that the outputs need, in topological order; linear inputs included."""
+        stack, found = [*self.outputs, *(m.input for m in self.linears)], set()
+        while stack:
+            e = stack.pop()
+            if e.id not in found:
+                found.add(e.id)
+                stack += [a for a in e.args if isinstance(a, Expr)]
+        return [e for e in self.nodes if e.id in found]
+
+
+class Symbol:
+    """Stands for a (B, width) tensor while a step is traced."""
+
+    def __init__(self, graph: Graph, expr: Expr):
+        self.graph, self.expr = graph, expr
+
+    def _lift(self, other) -> Expr:
+        if isinstance(other, Symbol):
+            return other.expr
+        return self.graph.param(other) if isinstance(other, Tensor) else self.graph.const(other)
+
+    def _binary(self, op, a, b):
+        a, b = self._lift(a), self._lift(b)
+        fused = self.graph.add_in_place(a, b) if op == "add" else None
+        return Symbol(self.graph, fused or self.graph.binary(op, a, b))
+
+    def split(self, sizes, dim=-1):
+        if dim != -1:
+            raise NotTraceable("only the last axis can be split")
+        width = self.expr.width
+        sizes = [sizes] * (width // sizes) if isinstance(sizes, int) else list(sizes)
+        if sum(sizes) != width:
+            raise NotTraceable(f"a split of {width} units into {sizes}")
+        starts = [sum(sizes[:k]) for k in range(len(sizes))]
+        return tuple(Symbol(self.graph, self.graph.slice(self.expr, o, w)) for o, w in zip(starts, sizes, strict=True))
+
+    def chunk(self, count, dim=-1):
+        return self.split(self.expr.width // count, dim)
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        name, kwargs = getattr(func, "__name__", str(func)), kwargs or {}
+        me = next(a for a in args if isinstance(a, Symbol))
+        if name in _TWO:
+            op, swap = _TWO[name]
+            return me._binary(op, *(args[:2][::-1] if swap else args[:2]))
+        if name in _ONE:
+            return Symbol(me.graph, me.graph.unary(_ONE[name], me.expr))
+        if name == "linear":
+            x, weight, bias = (*args, kwargs.get("bias"))[:3]
+            return Symbol(me.graph, me.graph.linear(x.expr, weight, bias))
+        if name in ("split", "chunk"):
+            return getattr(me, name)(*args[1:], **kwargs)
+        raise NotTraceable(f"the sequence kernels do not know the operation {name!r}")
+
+
+_ONE = {op: op for op in UNARY} | {"neg": "neg", "__neg__": "neg", "negative": "neg"}
+_TWO = {op: (op, False) for op in BINARY} | {"subtract": ("sub", False), "multiply": ("mul", False)}
+_TWO |= {f"__{op}__": (op, False) for op in BINARY} | {f"__r{op}__": (op, True) for op in BINARY}
+_TWO |= {"__truediv__": ("div", False), "__rtruediv__": ("div", True), "true_divide": ("div", False), "rsub": ("sub", True)}
+
+
+def _operator(name):
+    def method(self, *others):
+        return Symbol.__torch_function__(_Named(name), (), (self, *others))
+
+    return method
+
+
+@dataclass
+class _Named:
+    __name__: str
+
+
+for _name in ("__neg__", *(f"__{r}{op}__" for r in ("", "r") for op in ("add", "sub", "mul", "truediv"))):
+    setattr(Symbol, _name, _operator(_name))
+
+
+def trace(cell, z_widths: tuple[int, ...], state_widths: tuple[int, ...]) -> Graph:
+    """The graph of `cell.step`. Raises NotTraceable."""
+    for fuse in (True, False):
+        graph = Graph(fuse=fuse, z_widths=z_widths, state_widths=state_widths)
+        z = tuple(Symbol(graph, graph.load(("z", i), 0, w)) for i, w in enumerate(z_widths))
+        state = tuple(Symbol(graph, graph.load(("s", i), 0, w)) for i, w in enumerate(state_widths))
+        try:
+            new = cell.step(z, state)
+        except (TypeError, AttributeError) as error:  # an operation that a Symbol does not have
+            raise NotTraceable(str(error)) from error
+        if not all(isinstance(s, Symbol) for s in new):
+            raise NotTraceable("an entry of the new state does not depend on the step's inputs")
+        graph.outputs = [s.expr for s in new]
+        if [e.width for e in graph.outputs] != list(state_widths):
+            raise NotTraceable("the state changes its width")
+        loads = {e.args[0] for e in graph.reached() if e.op == "load"}
+        apart = any(m.addend is not None and (("L", k) in loads or ("z", m.addend) in loads) for k, m in enumerate(graph.linears))
+        if not apart:  # else a summand is also used by itself, and the sum may not overwrite it
+            _check_slices(graph)
+            return graph
+    raise AssertionError("unreachable: nothing is summed in place without `fuse`")
+
+
+def _check_slices(graph: Graph) -> None:
+    """Loads of one buffer must be equal or disjoint, so that a gradient has one place to go."""
+    spans: dict[Buffer, set] = {}
+    for e in graph.reached():
+        if e.op == "load":
+            spans.setdefault(e.args[0], set()).add((e.args[1], e.args[1] + e.width))
+    for buffer, found in spans.items():
+        ordered = sorted(found)
+        if any(a[1] > b[0] for a, b in zip(ordered, ordered[1:], strict=False)):
+            raise NotTraceable(f"overlapping slices of {buffer[0]}{buffer[1]}")
+
+

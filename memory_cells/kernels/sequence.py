@@ -1,0 +1,160 @@
+"""A cell over a whole sequence as one autograd function: resets inside, weight gradients after the loop."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from memory_cells.kernels import cpp, eager
+from memory_cells.kernels.graph import Graph, NotTraceable, trace
+from memory_cells.kernels.program import Program, build
+
+_kernels: dict[tuple, cpp.Kernel] = {}
+_programs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def program_of(cell, z: tuple[Tensor, ...], state: tuple[Tensor, ...]) -> tuple[Program, tuple]:
+    """The cell's program and a key that names its equations. Raises NotTraceable.
+
+    Kept per cell while the tensors it closes over are its own parameters; one computed on the way (the reset rows of a
+    weight, an orthogonal map) is new at every call, so such a step is traced anew, which takes under a millisecond.
+    """
+    widths = tuple(x.shape[-1] for x in z), tuple(s.shape[-1] for s in state)
+    known = _programs.get(cell)
+    if known and known[2] == widths:
+        return known[:2]
+    graph = trace(cell, *widths)
+    tensors = [*graph.params, *(t for m in graph.linears for t in (m.weight, m.bias) if t is not None)]
+    shape = [(m.weight.shape, m.bias is not None, m.addend, m.input.id) for m in graph.linears]
+    key = (str([(e.op, [getattr(a, "id", a) for a in e.args], e.width) for e in graph.nodes]), str(shape),
+           tuple(e.id for e in graph.outputs), widths, tuple(p.shape[0] for p in graph.params))  # fmt: skip
+    program = build(graph)
+    if all(t.is_leaf for t in tensors):
+        _programs[cell] = (program, key, widths)
+    return program, key
+
+
+def kernel_of(program: Program, key: tuple, dtype: torch.dtype) -> cpp.Kernel:
+    """Compiles, or finds what was compiled. Raises CompilerMissing."""
+    if (key, dtype) not in _kernels:
+        _kernels[key, dtype] = cpp.Kernel(program, dtype)
+    return _kernels[key, dtype]
+
+
+_told: set[str] = set()
+
+
+def _say_once(text: str) -> None:
+    if text not in _told:
+        _told.add(text)
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
+def run(cell, z, first, state, compiled: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`z` from cell.project (T, B, .), `first` (T, B) bool, `state` (B, .) -> outputs (T, B, H), state after row T.
+
+    Raises NotTraceable where the step is not of the kind that `graph` knows.
+    """
+    program, key = program_of(cell, z, state)
+    graph, kernel = program.graph, None
+    if compiled and z[0].device.type == "cpu" and z[0].dtype in (torch.float32, torch.float64):
+        try:
+            kernel = kernel_of(program, key, z[0].dtype)
+        except cpp.CompilerMissing as reason:
+            _say_once(f"{reason}: sequences run step by step in torch, two to five times slower on the CPU")
+    weights = [m.weight for m in graph.linears]
+    biases = [m.bias for m in graph.linears if m.bias is not None]
+    initial = cell.initial_state(first.shape[1])
+    out = _Sequence.apply(program, kernel, first, *z, *state, *initial, *graph.params, *weights, *biases)
+    return out[0], out[1:]
+
+
+def _empty(x: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=x.dtype, device=x.device)
+
+
+class _Sequence(torch.autograd.Function):
+    @staticmethod
+    def _split(graph: Graph, tensors):
+        """The flat arguments by role, as contiguous buffers under their names, and the start states of an episode."""
+        counts = [len(graph.z_widths), len(graph.state_widths), len(graph.state_widths), len(graph.params), len(graph.linears)]
+        groups, at = [], 0
+        for count in counts:
+            groups.append([x.contiguous() for x in tensors[at : at + count]])
+            at += count
+        biases = iter(x.contiguous() for x in tensors[at:])
+        return groups, [next(biases) if m.bias is not None else None for m in graph.linears]
+
+    @staticmethod
+    def forward(ctx, program: Program, kernel, first: Tensor, *tensors: Tensor):
+        graph, (T, B), first = program.graph, first.shape, first.contiguous()
+        (z, state, initial, params, weights), biases = _Sequence._split(graph, tensors)
+        like = z[0]
+        b: dict = {("z", i): x for i, x in enumerate(z)} | {("p", j): x for j, x in enumerate(params)}
+        b |= {("w", k): x for k, x in enumerate(weights)} | {("b", k): x for k, x in enumerate(biases) if x is not None}
+        for i, s in enumerate(state):
+            b["s", i] = _empty(like, T + 1, *s.shape)
+            b["s", i][0].copy_(s)
+        for k, w in enumerate(weights):
+            b["L", k] = _empty(like, T, B, w.shape[0])
+            if program.inputs[k][0] == "X":
+                b["X", k] = _empty(like, T, B, w.shape[1])
+        y = _empty(like, T, B, graph.state_widths[0])
+        if kernel is None:
+            eager.forward(program, first, b, initial, y)
+        else:
+            kernel.forward(first, b | {("init", i): x for i, x in enumerate(initial)} | {("y", 0): y})
+        fused = {m.addend for m in graph.linears}
+        ctx.buffers = {name: x for name, x in b.items() if name[0] in "sLX" or (name[0] == "z" and name[1] not in fused)}
+        ctx.program, ctx.kernel, ctx.shapes = program, kernel, [x.shape for x in tensors]
+        ctx.save_for_backward(first, *params, *weights)
+        ctx.set_materialize_grads(False)
+        return y, *(b["s", i][T].clone() for i in range(len(state)))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gy, *g_state):
+        program, graph = ctx.program, ctx.program.graph
+        first, *rest = ctx.saved_tensors
+        params, weights = rest[: len(graph.params)], [w.contiguous() for w in rest[len(graph.params) :]]
+        (T, B), b = first.shape, ctx.buffers
+        like = b["s", 0]
+        b = b | {("p", j): x.contiguous() for j, x in enumerate(params)} | {("w", k): x for k, x in enumerate(weights)}
+
+        def gradient(buffer, *shape):
+            b[buffer] = _empty(like, *shape)
+            if buffer in program.partial:
+                b[buffer].zero_()
+
+        fused = {m.addend: k for k, m in enumerate(graph.linears)}
+        for k, w in enumerate(weights):
+            gradient(("dL", k), T, B, w.shape[0])
+            gradient(("dX", k), B, w.shape[1])
+        for i, width in enumerate(graph.z_widths):
+            if i not in fused:
+                gradient(("dz", i), T, B, width)
+        for j, p in enumerate(params):
+            gradient(("dp", j), T, B, p.shape[0])
+        g = [like.new_zeros(B, w) if x is None else x.clone().contiguous() for x, w in zip(g_state, graph.state_widths, strict=True)]
+        g_initial = [torch.zeros_like(x) for x in g]
+        gy = None if gy is None else gy.contiguous()
+        if ctx.kernel is None:
+            g = eager.backward(program, first, b, gy, g, g_initial)
+        else:
+            extra = {("G", i): x for i, x in enumerate(g)} | {("N", i): torch.empty_like(x) for i, x in enumerate(g)}
+            ctx.kernel.backward(first, b | extra | {("di", i): x for i, x in enumerate(g_initial)} | {("gy", 0): gy})
+        g_z = [b["dL", fused[i]] if i in fused else b["dz", i] for i in range(len(graph.z_widths))]
+        g_params = [b["dp", j].sum((0, 1)) for j in range(len(params))]
+        g_weights, g_biases = [], []
+        for k, m in enumerate(graph.linears):
+            source = program.inputs[k]
+            x = b[source][:T] if source[0] == "s" else b[source]
+            flat = b["dL", k].flatten(0, 1)
+            g_weights.append(flat.t() @ x.flatten(0, 1))
+            if m.bias is not None:
+                g_biases.append(flat.sum(0))
+        return None, None, None, *g_z, *g, *g_initial, *g_params, *g_weights, *g_biases

@@ -1,0 +1,84 @@
+"""The only loop over time and the only reset.
+
+`unroll(cell, x (T, B, I), first (T, B), state) -> y (T, B, H), state`. Before row t, the environments with `first[t]`
+go back to `cell.initial_state`. The plain Python loop is the definition; every other path must equal it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from memory_cells.cells import Cell, State
+from memory_cells.gates import Gate
+from memory_cells.kernels import sequence
+from memory_cells.kernels.graph import NotTraceable
+
+PATHS = ("auto", "fused", "eager", "loop")
+
+
+def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "auto", record: Sequence[str] = ()):
+    """Runs `core` over T rows.
+
+    x (T, B, I); first (T, B) bool; state: a tuple of (B, .) tensors.
+    path: "loop" is the definition; "fused" the sequence function (one C++ function on the CPU, torch operations
+    elsewhere or without a compiler) and raises `NotTraceable` where a cell is not of that kind; "eager" the sequence
+    function in torch operations; "auto" takes "fused" for more than one row and falls back on "loop".
+    record: names of traces to return as well, from "keep", "write" (the cell's gate) and the names of the state; each
+    (T, B, H). Recording takes the loop.
+    Returns y (T, B, H), the state after the last row, and the dict of traces if any were asked for.
+    """
+    if path not in PATHS:
+        raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
+    z = core.project(x)
+    if record:
+        return _recorded(core, z, first, state, record)
+    if path == "loop" or (path == "auto" and x.shape[0] == 1):
+        return _loop(core, z, first, state)
+    try:
+        return sequence.run(core, z, first, state, compiled=path != "eager")
+    except NotTraceable:
+        if path != "auto":
+            raise
+        return _loop(core, z, first, state)
+
+
+def reset(state: State, initial: State, first: Tensor) -> State:
+    """`initial` where `first` (B,), else `state`."""
+    return tuple(torch.where(first.view(-1, *(1,) * (s.dim() - 1)), i, s) for s, i in zip(state, initial, strict=True))
+
+
+def _loop(core: Cell, z: tuple[Tensor, ...], first: Tensor, state: State) -> tuple[Tensor, State]:
+    initial, outputs = core.initial_state(first.shape[1]), []
+    for t in range(first.shape[0]):
+        state = core.step(tuple(part[t] for part in z), reset(state, initial, first[t]))
+        outputs.append(state[0])
+    return torch.stack(outputs), state
+
+
+def _recorded(core: Cell, z, first: Tensor, state: State, record: Sequence[str]):
+    gate: Gate | None = getattr(core, "gate", None)
+    known = [*core.state_names, *(("keep", "write") if gate is not None else ())]
+    for name in record:
+        if name not in known:
+            raise ValueError(f"{type(core).__name__} has no trace {name!r}; it has {', '.join(known)}")
+    traces: dict[str, list[Tensor]] = {name: [] for name in record}
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = gate.register_forward_hook(lambda module, inputs, pair: seen.append(pair)) if gate is not None else None
+    initial, outputs = core.initial_state(first.shape[1]), []
+    try:
+        for t in range(first.shape[0]):
+            seen.clear()
+            state = core.step(tuple(part[t] for part in z), reset(state, initial, first[t]))
+            outputs.append(state[0])
+            now = dict(zip(core.state_names, state, strict=True))
+            if seen:
+                now |= {name: v.expand_as(state[0]) for name, v in zip(("keep", "write"), seen[-1], strict=True)}
+            for name in record:
+                traces[name].append(now[name])
+    finally:
+        if hook is not None:
+            hook.remove()
+    return torch.stack(outputs), state, {name: torch.stack(rows) for name, rows in traces.items()}

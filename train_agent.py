@@ -1,0 +1,84 @@
+"""Train an agent from a config, or resume a run.
+
+    python train_agent.py [CONFIG] [cell=NAME env=NAME agent=NAME] [key=value ...]
+    python train_agent.py --resume RUN [key=value ...]
+
+CONFIG is a name under configs/ or a path (default: default). `--help` lists every key.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import build  # sets the environment that torch is imported in, so it comes first
+from agents.checkpoint import CheckpointError
+from agents.learner import NonFiniteError
+from agents.runlog import RunError, check_run, create_run_dir, write_run_files, write_text
+from agents.session import Session
+from configs.describe import describe
+from configs.errors import ConfigError
+from configs.load import load_config, to_yaml
+from configs.schema import Config
+
+#: what a resumed run may change: where and how often, not what it computes
+RESUMABLE = ("device", "run_dir", "train.checkpoint_every", "train.keep_checkpoints", "train.threads")
+
+
+def parse(argv: list[str]) -> tuple[Config, Path | None]:
+    """The config, and the run to resume if any. Raises ConfigError, RunError."""
+    options = [token for token in argv if token.startswith("-")]
+    if not options:
+        return load_config(argv, build.KNOWN_CELLS), None
+    if options != ["--resume"] or argv.index("--resume") + 1 >= len(argv):
+        wrong = next((o for o in options if o != "--resume"), None)
+        raise ConfigError(f"unknown option {wrong}; the options are --resume RUN and --help" if wrong else "--resume needs one RUN")
+    at = argv.index("--resume")
+    run_dir, tokens = Path(argv[at + 1]), argv[:at] + argv[at + 2 :]
+    check_run(run_dir)
+    return build.run_config(run_dir, tokens, RESUMABLE), run_dir
+
+
+def train(config: Config, resume: Path | None, argv: list[str]) -> int:
+    """Trains, evaluates, and returns the exit status."""
+    device = build.set_up_torch(config)
+    trainer = build.make_trainer(config, device)  # before the folder: a bad combination must leave nothing behind
+    run_dir = resume or create_run_dir(config.run_dir, name=f"{config.env.name}-{config.cell.name}-s{config.seed}")
+    if not resume:
+        write_run_files(run_dir, to_yaml(config), argv)
+    t = config.train
+    session = Session(run_dir, trainer, log_every=t.log_every, checkpoint_every=t.checkpoint_every,
+                      keep=t.keep_checkpoints, stop_at_success=t.stop_at_success)  # fmt: skip
+    print(f"run folder: {run_dir}")
+    for remark in session.restore() if resume else []:
+        print(remark)
+    stopped = session.run()
+    session.close()
+    if stopped:
+        print(f"stopped at step {trainer.step:,} and saved; go on with: python train_agent.py --resume {run_dir}")
+        return 128 + stopped
+    report = build.evaluate_agent(config, trainer.learner.agent, device)
+    report |= {"step": trainer.step, "update": trainer.update}
+    write_text(run_dir / "evaluation.json", json.dumps(report, indent=2) + "\n")
+    print(build.report_line(report))
+    print(f"film it with: python record_video.py {run_dir}")
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    if {"-h", "--help"} & set(argv):
+        print(__doc__.strip() + "\n\n" + describe())
+        return 0
+    try:
+        return train(*parse(argv), argv)
+    except (ConfigError, RunError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteError as error:
+        print(f"error: {error}; training stopped before the step, the last checkpoint is intact", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
