@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from agents import checkpoint
 from agents.agent import Agent
-from agents.evaluate import evaluate
+from agents.evaluate import evaluate, play
 from agents.learner import Learner, Settings, make_optimizer
 from agents.trainer import Schedule, Trainer
 from configs.errors import ConfigError
@@ -34,7 +35,9 @@ def run_config(run_dir: Path, tokens: list[str], changeable: tuple[str, ...]) ->
     old, new = from_resolved(run_dir, (), KNOWN_CELLS), from_resolved(run_dir, tokens, KNOWN_CELLS)
     refused = [key for key in diff_configs(old, new) if not key.startswith(changeable)]
     if refused:
-        raise ConfigError(f"{', '.join(refused)} cannot change here; what can: {', '.join(c.rstrip('.') for c in changeable)}")
+        raise ConfigError(
+            f"{', '.join(refused)} cannot change here; what can: {', '.join(c.rstrip('.') for c in changeable)}"
+        )
     return new
 
 
@@ -44,7 +47,9 @@ def set_up_torch(config: Config) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={config.device}: this torch ({torch.__version__}) sees no CUDA device; use device=cpu")
+        raise ConfigError(
+            f"device={config.device}: this torch ({torch.__version__}) sees no CUDA device; use device=cpu"
+        )
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     if config.deterministic:
@@ -57,7 +62,6 @@ def set_up_torch(config: Config) -> torch.device:
 def make_env(config: Config, num_envs: int, device: torch.device, seed: int) -> Env:
     """The environment of `config.env`. Raises ConfigError."""
     kwargs = dataclasses.asdict(config.env)
-    if config.env.name == "tmaze_passive": kwargs.pop("oracle_length")  # TEMP
     try:
         return make_env_by_name(kwargs.pop("name"), num_envs=num_envs, device=device, seed=seed, **kwargs)
     except ValueError as error:
@@ -87,7 +91,9 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     env = make_env(config, t.num_envs, device, seed=config.seed)
     agent = make_agent(config, env)
     try:
-        optimizer = make_optimizer(agent, a.optimizer, a.learning_rate, a.adam_beta1, a.adam_beta2, a.optimizer_eps, a.weight_decay)
+        optimizer = make_optimizer(
+            agent, a.optimizer, a.learning_rate, a.adam_beta1, a.adam_beta2, a.optimizer_eps, a.weight_decay
+        )
     except ValueError as error:
         raise ConfigError(f"agent: {error}") from error
     actor = copy.deepcopy(agent) if a.actor_lag else agent
@@ -109,6 +115,18 @@ def evaluate_agent(config: Config, agent: Agent, device: torch.device) -> dict[s
     e = config.evaluate
     env = make_env(config, min(e.num_envs, e.episodes), device, seed=e.seed)
     return evaluate(agent, env, e.episodes, e.seed)
+
+
+def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[], float]:
+    """The greedy success rate of `agent` as it stands, over `train.evaluate_episodes` episodes, the same each time."""
+    episodes, seed = config.train.evaluate_episodes, config.evaluate.seed
+    env = make_env(config, min(config.evaluate.num_envs, episodes), device, seed)
+
+    def watch() -> float:
+        env.seed(seed)
+        return play(agent, env, episodes, None).success.double().mean().item()
+
+    return watch
 
 
 def report_line(report: dict[str, Any]) -> str:

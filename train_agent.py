@@ -33,7 +33,8 @@ def parse(argv: list[str]) -> tuple[Config, Path | None]:
         return load_config(argv, build.KNOWN_CELLS), None
     if options != ["--resume"] or argv.index("--resume") + 1 >= len(argv):
         wrong = next((o for o in options if o != "--resume"), None)
-        raise ConfigError(f"unknown option {wrong}; the options are --resume RUN and --help" if wrong else "--resume needs one RUN")
+        told = f"unknown option {wrong}; the options are --resume RUN and --help" if wrong else "--resume needs one RUN"
+        raise ConfigError(told)
     at = argv.index("--resume")
     run_dir, tokens = Path(argv[at + 1]), argv[:at] + argv[at + 2 :]
     check_run(run_dir)
@@ -49,7 +50,9 @@ def train(config: Config, resume: Path | None, argv: list[str]) -> int:
         write_run_files(run_dir, to_yaml(config), argv)
     t = config.train
     session = Session(run_dir, trainer, log_every=t.log_every, checkpoint_every=t.checkpoint_every,
-                      keep=t.keep_checkpoints, stop_at_success=t.stop_at_success)  # fmt: skip
+                      keep=t.keep_checkpoints, evaluate_every=t.evaluate_every,
+                      watch=build.watcher(config, trainer.learner.agent, device),
+                      stop_at_success=t.stop_at_success)  # fmt: skip
     print(f"run folder: {run_dir}")
     for remark in session.restore() if resume else []:
         print(remark)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from envs.env import Step
@@ -49,8 +48,10 @@ class Agent(nn.Module):
         """
         x = rows.obs.flatten(2).to(self.policy.weight.dtype)
         if self.see_last_action:
-            taken = F.one_hot(rows.action.clamp(min=0), self.num_actions).to(x.dtype)
-            x = torch.cat([x, taken * (~rows.first).unsqueeze(-1)], -1)
+            taken = rows.action.unsqueeze(-1) == torch.arange(
+                self.num_actions, device=x.device
+            )  # "none" (-1): all zero
+            x = torch.cat([x, taken.to(x.dtype)], -1)
         if self.see_last_reward:
             x = torch.cat([x, rows.reward.unsqueeze(-1).to(x.dtype)], -1)
         y, *rest = unroll(self.core, self.encoder(x), rows.first, state, path=self.path, record=record)

@@ -79,7 +79,9 @@ def _bootstrap(values: np.ndarray) -> list[float]:
         return [float(values[0])] * 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0), batch=200)
+        found = stats.bootstrap(
+            (values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0), batch=200
+        )
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 

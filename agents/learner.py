@@ -46,7 +46,9 @@ class Settings:
 class Learner:
     """Holds the agent, its optimiser and the parameters of the last `actor_lag` updates."""
 
-    def __init__(self, agent: Agent, actor: Agent, optimizer: torch.optim.Optimizer, settings: Settings, actor_lag: int):
+    def __init__(
+        self, agent: Agent, actor: Agent, optimizer: torch.optim.Optimizer, settings: Settings, actor_lag: int
+    ):
         self.agent, self.actor, self.optimizer, self.settings = agent, actor, optimizer, settings
         self.history: deque[list[Tensor]] = deque(maxlen=max(actor_lag, 1))
         self.actor_lag = actor_lag
@@ -56,22 +58,24 @@ class Learner:
 
     def schedule(self, learning_rate: float, entropy_cost: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(learning_rate)  # a captured step reads it from there
+            else:
+                group["lr"] = learning_rate
         self.entropy_cost.fill_(entropy_cost)
 
-    def update(self, rollout: Rollout, valid: Tensor) -> dict[str, Tensor]:
+    def update(self, rollout: Rollout, valid: Tensor, check: bool = True) -> dict[str, Tensor]:
         """Learns from a rollout; `valid` (T, B) is true where row t is followed by a transition to learn from.
 
         Returns means over the update of every loss term and diagnostic. Raises NonFiniteError before the optimiser
-        steps on a bad gradient.
+        steps on a bad gradient; that look at the numbers is its only host sync, and `check=False`, for capture in a CUDA
+        graph, leaves it to the caller (`finite` in the result is 0 where a step was bad).
         """
-        envs = rollout.logits.shape[1]
         before = [p.detach().clone() for p in self.agent.parameters()] if self.actor_lag else []
         logs: list[dict[str, Tensor]] = []
         for _ in range(self.settings.reuse):
-            order = torch.randperm(envs, generator=self.generator, device=valid.device) if self.settings.minibatches > 1 else None
-            for part in [None] if order is None else order.chunk(self.settings.minibatches):
-                logs.append(self._step(*(rollout, valid) if part is None else (_columns(rollout, part), valid[:, part])))
+            for part in self._minibatches(rollout, valid):
+                logs.append(self._step(*part, check))
         if self.actor_lag:
             self._age(before)
         return {name: torch.stack([log[name] for log in logs]).mean() for name in logs[0]} | {
@@ -86,19 +90,29 @@ class Learner:
             for p, old in zip(self.actor.parameters(), self.history[0], strict=True):
                 p.copy_(old)
 
-    def _step(self, rollout: Rollout, valid: Tensor) -> dict[str, Tensor]:
+    def _minibatches(self, rollout: Rollout, valid: Tensor) -> list[tuple[Rollout, Tensor]]:
+        """The batch, or parts of its environments in random order."""
+        if self.settings.minibatches == 1:
+            return [(rollout, valid)]
+        # sorting random keys is a permutation that a CUDA graph can capture, which randperm is not everywhere
+        order = torch.rand(valid.shape[1], generator=self.generator, device=valid.device).argsort()
+        return [(_columns(rollout, part), valid[:, part]) for part in order.chunk(self.settings.minibatches)]
+
+    def _step(self, rollout: Rollout, valid: Tensor, check: bool) -> dict[str, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         terms, scales, log = self.losses(rollout, valid)
         assert terms.keys() == scales.keys()
         loss = sum(scales[name] * term for name, term in terms.items())
         loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.agent.parameters() if p.grad is not None])
-        if not torch.isfinite(loss.detach() + norm):
+        finite = torch.isfinite(loss.detach() + norm)
+        if check and not finite:
             raise NonFiniteError(self._blame(terms))
         if self.settings.max_grad_norm:
             nn.utils.clip_grads_with_norm_(self.agent.parameters(), self.settings.max_grad_norm, norm)
         self.optimizer.step()
-        return log | {f"{name}_loss": term.detach() for name, term in terms.items()} | {"loss": loss.detach(), "grad_norm": norm}
+        log |= {f"{name}_loss": term.detach() for name, term in terms.items()}
+        return log | {"loss": loss.detach(), "grad_norm": norm, "finite": finite.to(loss.dtype)}
 
     def _blame(self, terms: dict[str, Tensor]) -> str:
         for name, term in terms.items():
@@ -188,7 +202,9 @@ def make_optimizer(agent: nn.Module, name: str, learning_rate: float, beta1: flo
         raise ValueError("rmsprop takes no weight_decay here; use adam")
     matrices = [p for p in agent.parameters() if p.dim() > 1]
     vectors = [p for p in agent.parameters() if p.dim() <= 1]
+    capturable = matrices[0].device.type == "cuda"
+    lr = torch.tensor(learning_rate, device=matrices[0].device) if capturable else learning_rate
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     if name == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=learning_rate, alpha=beta2, eps=eps)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(beta1, beta2), eps=eps)
+        return torch.optim.RMSprop(groups, lr=lr, alpha=beta2, eps=eps, capturable=capturable)
+    return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, capturable=capturable)

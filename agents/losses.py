@@ -52,11 +52,10 @@ def logit_energy(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def normalise(advantage: Tensor, mask: Tensor, how: str) -> Tensor:
-    """"none"; "std": (A - mean) / (std + 1e-8); "scale": A / max(root mean square, 0.05), signs and zero kept."""
+    """ "none"; "std": (A - mean) / (std + 1e-8); "scale": A / max(root mean square, 0.05), signs and zero kept."""
     if how == "none":
         return advantage
     if how == "scale":
         return advantage / masked_mean(advantage.square(), mask).sqrt().clamp(min=0.05)
     mean = masked_mean(advantage, mask)
     return (advantage - mean) / (masked_mean((advantage - mean).square(), mask).sqrt() + 1e-8)
-

@@ -45,4 +45,6 @@ def collect(env: Env, agent: Agent, carry: Carry, length: int, generator: torch.
             ended.append(env.ended.clone())
             success.append(env.success(env.state) & env.ended)
     stacked = Step(*(torch.stack(field) for field in zip(*rows, strict=True)))
-    return Rollout(stacked, torch.stack(logits), carry.state, torch.stack(ended), torch.stack(success)), Carry(row, state)
+    return Rollout(stacked, torch.stack(logits), carry.state, torch.stack(ended), torch.stack(success)), Carry(
+        row, state
+    )

@@ -47,9 +47,11 @@ class Session:
     """
 
     def __init__(self, run_dir: Path, trainer: Trainer, *, log_every: int, checkpoint_every: int, keep: int,
+                 evaluate_every: int = 0, watch: Callable[[], float] | None = None,
                  stop_at_success: float | None = None):  # fmt: skip
         self.run_dir, self.trainer, self.keep = run_dir, trainer, keep
-        self.log_every, self.checkpoint_every, self.stop_at_success = log_every, checkpoint_every, stop_at_success
+        self.log_every, self.checkpoint_every, self.evaluate_every = log_every, checkpoint_every, evaluate_every
+        self.watch, self.stop_at_success = watch, stop_at_success
         self.metrics = MetricsLog(run_dir / "metrics.jsonl")
         self.solved = False
         self.saved: int | None = None
@@ -59,8 +61,9 @@ class Session:
 
         Returns remarks for the user. Raises CheckpointError, RunError.
         """
-        if not checkpoint.list_checkpoints(self.run_dir):
-            self.metrics.truncate_to(0)
+        found = checkpoint.list_checkpoints(self.run_dir)
+        if not found or ([f.name for f in found] == [f"{0:012d}"] and not (found[0].parent / "latest").exists()):
+            self.metrics.truncate_to(0)  # killed in or before the first save, at step 0
             return ["no checkpoint yet: starting from the beginning"]
         tensors, meta, folder = checkpoint.load(self.run_dir)
         try:
@@ -89,18 +92,20 @@ class Session:
         with Interrupt() as interrupt, Progress(trainer.steps, initial_step=trainer.step) as progress:
             while not (trainer.done or self.solved or interrupt.signum):
                 log = trainer.iterate()
+                row: dict[str, Any] = {}
                 if trainer.update % self.log_every == 0 or trainer.done:
+                    row |= self._row(log)
+                if self.watch and self.evaluate_every and trainer.update % self.evaluate_every == 0:
+                    row["eval/success"] = self.watch()
+                    self.solved = self.stop_at_success is not None and row["eval/success"] >= self.stop_at_success
+                if row:
                     elapsed = time.monotonic() - began
-                    row = self._row(log) | {
-                        "time/elapsed": elapsed,
-                        "time/steps_per_second": (trainer.step - first_step) / elapsed,
-                    }
+                    rate = (trainer.step - first_step) / elapsed
+                    row = {"step": trainer.step, "update": trainer.update} | row
+                    row |= {"time/elapsed": elapsed, "time/steps_per_second": rate}
                     self.metrics.write(row)
                     board.write(trainer.step, row)
-                    progress.update(trainer.step, row)
-                    self.solved = self.stop_at_success is not None and (row["train/success"] or 0) >= self.stop_at_success
-                else:
-                    progress.update(trainer.step)
+                progress.update(trainer.step, row)
                 if trainer.update % self.checkpoint_every == 0:
                     self.save()
             self.save()
@@ -109,11 +114,8 @@ class Session:
 
     def _row(self, log: dict[str, torch.Tensor]) -> dict[str, Any]:
         """The record of one moment: episodes since the last row, and the last update's losses and diagnostics."""
-        trainer = self.trainer
-        row: dict[str, Any] = {"step": trainer.step, "update": trainer.update}
-        row |= {f"train/{name}": value for name, value in trainer.tracker.read().items()}
+        row = {f"train/{name}": value for name, value in self.trainer.tracker.read().items()}
         return row | {f"learner/{name}": value.item() for name, value in log.items()}
 
     def close(self) -> None:
         self.metrics.close()
-

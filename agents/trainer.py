@@ -72,7 +72,7 @@ class Trainer:
         learner = self.learner
         return {
             "agent": dict(learner.agent.state_dict()),
-            "optimizer": learner.optimizer.state_dict(),
+            "optimizer": learner.optimizer.state_dict()["state"],  # its settings are the config's
             "env": self.env.state_dict(),
             "carry": {"row": list(self.carry.row), "state": list(self.carry.state)},
             "generators": {
@@ -93,7 +93,7 @@ class Trainer:
         kind of device changed)."""
         learner, device = self.learner, self.env.device
         learner.agent.load_state_dict(saved["agent"])
-        learner.optimizer.load_state_dict(saved["optimizer"])
+        learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": saved["optimizer"]})
         lost = self._load_generators(saved)
         row, state = saved["carry"]["row"], saved["carry"]["state"]
         self.carry = Carry(Step(*(x.to(device) for x in row)), tuple(x.to(device) for x in state))
@@ -127,4 +127,3 @@ def transitions(rollout: Rollout, full_episode: bool) -> Tensor:
         return valid
     over = rollout.ended.cumsum(0) - rollout.ended.to(torch.int64)  # episodes ended before this transition
     return valid & (over == 0)
-

@@ -4,16 +4,32 @@ from configs.describe import describe
 from configs.errors import ConfigError
 from configs.load import diff_configs, flatten_config, from_resolved, load_config, to_yaml
 from configs.schema import (
+    ActiveConfig,
     AgentConfig,
     BakkerConfig,
     CellConfig,
     Config,
     EnvConfig,
     EvaluateConfig,
-    TMazeConfig,
+    PassiveConfig,
     TrainConfig,
 )
 
-__all__ = ["AgentConfig", "BakkerConfig", "CellConfig", "Config", "ConfigError", "EnvConfig", "EvaluateConfig",
-           "TMazeConfig", "TrainConfig", "describe", "diff_configs", "flatten_config", "from_resolved", "load_config",
-           "to_yaml"]
+__all__ = [
+    "ActiveConfig",
+    "AgentConfig",
+    "BakkerConfig",
+    "CellConfig",
+    "Config",
+    "ConfigError",
+    "EnvConfig",
+    "EvaluateConfig",
+    "PassiveConfig",
+    "TrainConfig",
+    "describe",
+    "diff_configs",
+    "flatten_config",
+    "from_resolved",
+    "load_config",
+    "to_yaml",
+]

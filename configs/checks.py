@@ -1,19 +1,15 @@
 """Combinations of settings that mean nothing: each raises a ConfigError that names the keys and a way out."""
 
 from configs.errors import ConfigError
-from configs.schema import Config, TMazeConfig
+from configs.schema import Config
 
 
 def check_combinations(config: Config) -> None:
     """Raise ConfigError for a combination that no run can honour. What needs a cell or an env is checked in build."""
-    agent, train, env = config.agent, config.train, config.env
+    agent, train = config.agent, config.train
     length = train.unroll_length
-    if isinstance(env, TMazeConfig):
-        if env.name == "tmaze_passive" and env.oracle_length:
-            raise ConfigError(f"env.oracle_length={env.oracle_length} needs env=tmaze_active; "
-                              f"expected 0 for tmaze_passive")
-        if env.name == "tmaze_active" and not env.oracle_length:
-            raise ConfigError("env.oracle_length=0 is the passive maze; expected an integer >= 1, or env=tmaze_passive")
+    if train.stop_at_success is not None and not train.evaluate_every:
+        raise ConfigError(f"train.stop_at_success={train.stop_at_success} needs train.evaluate_every above 0")
     if train.num_envs % agent.minibatches:
         divisors = [d for d in range(1, min(train.num_envs, 4096) + 1) if train.num_envs % d == 0]
         near = min(divisors, key=lambda d: abs(d - agent.minibatches))

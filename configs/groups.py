@@ -6,20 +6,21 @@ is a CellConfig, and `configs/cell/NAME.yaml` is read only where a cell wants ot
 
 from pathlib import Path
 
-from configs.schema import AgentConfig, BakkerConfig, TMazeConfig
+from configs.schema import ActiveConfig, AgentConfig, BakkerConfig, PassiveConfig
 
 CONFIG_ROOT = Path(__file__).resolve().parent
 
 ENVS = {
-    "tmaze_passive": TMazeConfig,
-    "tmaze_active": TMazeConfig,
+    "tmaze_passive": PassiveConfig,
+    "tmaze_active": ActiveConfig,
     "tmaze_bakker": BakkerConfig,
 }
 
 AGENTS = {
+    "vtrace": AgentConfig,
     "a2c": AgentConfig,
     "impala": AgentConfig,
     "ppo": AgentConfig,
 }
 
-DEFAULT_GROUPS = {"cell": "ur-lstm", "env": "tmaze_passive", "agent": "a2c"}
+DEFAULT_GROUPS = {"cell": "ur-lstm", "env": "tmaze_passive", "agent": "vtrace"}

@@ -44,15 +44,22 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
-class TMazeConfig(EnvConfig):
-    """T-maze of Ni et al. (2023), passive (oracle_length 0) or active (1 or more)."""
+class PassiveConfig(EnvConfig):
+    """Passive T-maze of Ni et al. (2023): the cue is seen at the start."""
 
     name: str = leaf("tmaze_passive", "chosen by env=NAME")
     corridor_length: int = leaf(50, "cells from the start to the junction", min=1, max=1_000_000)
-    oracle_length: int = leaf(0, "cells from the start back to the oracle that shows the cue", min=0, max=1_000_000)
     penalty_mode: str = leaf("schedule", "what costs -1/L: being behind schedule (Ni et al.) or the action (AMAGO)",
                              choices=("schedule", "action"))
     cue_visible: bool = leaf(False, "the twin that needs no memory: the cue is shown in every observation")
+
+
+@dataclass(frozen=True)
+class ActiveConfig(PassiveConfig):
+    """Active T-maze of Ni et al. (2023): the agent must first step back to the oracle that shows the cue."""
+
+    name: str = leaf("tmaze_active", "chosen by env=NAME")
+    oracle_length: int = leaf(1, "cells from the start back to the oracle", min=1, max=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class BakkerConfig(EnvConfig):
 class AgentConfig:
     """The learner: A2C, IMPALA and PPO are settings of one update (`configs/agent/`)."""
 
-    name: str = leaf("a2c", "chosen by agent=NAME")
+    name: str = leaf("vtrace", "chosen by agent=NAME")
     # optimiser
     learning_rate: float = leaf(1e-3, "step size at the start", min=0, max=100)
     learning_rate_end_fraction: float = leaf(1.0, "step size at train.steps, as a fraction of the first; linear",
@@ -84,7 +91,7 @@ class AgentConfig:
     weight_decay: float = leaf(0.0, "decoupled weight decay", min=0)
     # returns and losses
     gamma: float = leaf(0.99, "discount", min=0, max=1)
-    trace_lambda: float = leaf(1.0, "lambda of GAE and of the V-trace traces", min=0, max=1)
+    trace_lambda: float = leaf(0.95, "lambda of GAE and of the V-trace traces", min=0, max=1)
     returns: str = leaf("vtrace", "which target and advantage", choices=("vtrace", "gae"))
     policy_loss: str = leaf("pg", "policy gradient, or PPO's clipped surrogate", choices=("pg", "ppo"))
     ppo_clip: float = leaf(0.2, "PPO: half width of the ratio's clip", min=1e-6, max=10)
@@ -95,15 +102,15 @@ class AgentConfig:
     entropy_cost: float = leaf(0.01, "weight of the exploration term at the start", min=0)
     entropy_cost_end_fraction: float = leaf(1.0, "that weight at train.steps, as a fraction of the first; linear",
                                             min=0, max=1)
-    exploration: str = leaf("entropy", "what the exploration term is: the entropy, or -KL(uniform || policy)",
+    exploration: str = leaf("uniform_kl", "what the exploration term is: the entropy, or -KL(uniform || policy)",
                             choices=("entropy", "uniform_kl"))
     logit_cost: float = leaf(0.0, "weight of the squared logits", min=0)
-    normalise_advantage: str = leaf("none", "std: centre and divide by the deviation; scale: divide only",
+    normalise_advantage: str = leaf("scale", "std: centre and divide by the deviation; scale: divide only",
                                     choices=("none", "std", "scale"))
     normalise_reward: bool = leaf(False, "divide rewards by the running deviation of the return")
     # data
-    reuse: int = leaf(1, "passes over each rollout", min=1, max=1000)
-    minibatches: int = leaf(1, "parts of the batch of environments in each pass", min=1)
+    reuse: int = leaf(4, "passes over each rollout", min=1, max=1000)
+    minibatches: int = leaf(4, "parts of the batch of environments in each pass", min=1)
     actor_lag: int = leaf(0, "act with parameters this many updates old", min=0, max=10_000)
     # recurrence
     start_state: str = leaf("stored", "state at a rollout's start when learning", choices=("stored", "zero"))
@@ -127,8 +134,9 @@ class TrainConfig:
     checkpoint_every: int = leaf(100, "updates between checkpoints", min=1)
     keep_checkpoints: int = leaf(3, "newest checkpoints to keep", min=1, max=10_000)
     threads: int | None = leaf(None, "CPU threads of torch; null: chosen for this machine", min=1, max=1024)
-    stop_at_success: float | None = leaf(None, "stop once the success rate of the last window reaches this",
-                                            min=0, max=1)
+    evaluate_every: int = leaf(20, "updates between greedy evaluations; 0: only at the end", min=0)
+    evaluate_episodes: int = leaf(256, "episodes of each of them", min=1, max=1_000_000)
+    stop_at_success: float | None = leaf(None, "stop once such an evaluation's success rate reaches this", min=0, max=1)
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ class Config:
     run_dir: str | None = leaf(None, "folder of the run; null: a new one under runs/")
     deterministic: bool = leaf(True, "bit-exact repeats on one machine (on a GPU: slower)")
     cell: CellConfig = field(default_factory=CellConfig)
-    env: EnvConfig = field(default_factory=TMazeConfig)
+    env: EnvConfig = field(default_factory=PassiveConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -64,11 +64,15 @@ class _Affine(Cell):
         if weights not in ("orthogonal", "torch"):
             raise ValueError(f"weights must be 'orthogonal' or 'torch', got {weights!r}")
         own = weights == "orthogonal"
-        x_rows = xavier_rows(rows, hidden_size, input_size) if own else torch_default_rows(rows, hidden_size, input_size)
+        x_rows = (
+            xavier_rows(rows, hidden_size, input_size) if own else torch_default_rows(rows, hidden_size, input_size)
+        )
         h_rows = orthogonal_rows(rows, hidden_size) if own else torch_default_rows(rows, hidden_size, hidden_size)
         self.weight_x, self.weight_h = nn.Parameter(x_rows), nn.Parameter(h_rows)
         # torch.nn adds two biases, each drawn like the weights; we hold their sum
-        self.bias = nn.Parameter(torch.zeros(rows * hidden_size) if own else _drawn(rows, hidden_size) + _drawn(rows, hidden_size))
+        self.bias = nn.Parameter(
+            torch.zeros(rows * hidden_size) if own else _drawn(rows, hidden_size) + _drawn(rows, hidden_size)
+        )
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return (F.linear(x, self.weight_x, self.bias),)
@@ -104,9 +108,9 @@ class LSTM(_Affine):
 class GRU(_Affine):
     """Gated recurrent unit (Cho et al. 2014); `keep` multiplies the old state (PyTorch's z, one minus Cho's)::
 
-        reset_form "after"  (cuDNN, PyTorch):  n = tanh(W x + b + r * (U h + b_h))
-        reset_form "before" (Cho):             n = tanh(W x + b + U (r * h))
-        h' = keep * h + write * n
+    reset_form "after"  (cuDNN, PyTorch):  n = tanh(W x + b + r * (U h + b_h))
+    reset_form "before" (Cho):             n = tanh(W x + b + U (r * h))
+    h' = keep * h + write * n
     """
 
     def __init__(self, input_size: int, hidden_size: int, gate: Gate, init: Init | None = None,

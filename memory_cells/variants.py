@@ -64,7 +64,9 @@ VARIANTS = {
     "r-lstm": Variant("lstm", "refine", "constant", f"{_GU} (-R)"),
     "cr-lstm": Variant("lstm", "refine", "chrono", f"{_GU} (CR)"),
     "ur-lstm": Variant("lstm", "refine", "uniform", f"{_GU} (UR)"),
-    "gru": Variant("gru", "coupled", None, "Cho et al. 2014 as torch.nn.GRU, its own initialisation", {"weights": "torch"}),
+    "gru": Variant(
+        "gru", "coupled", None, "Cho et al. 2014 as torch.nn.GRU, its own initialisation", {"weights": "torch"}
+    ),
     "chrono-gru": Variant("gru", "coupled", "chrono", _TALLEC),
     "ur-gru": Variant("gru", "refine", "uniform", _GU),
     "janet": Variant("gated-rnn", "janet", "constant", f"{_JANET}; beta = 1"),

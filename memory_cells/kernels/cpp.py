@@ -20,9 +20,11 @@ from pathlib import Path
 import torch
 
 from memory_cells.kernels.graph import Buffer, Expr
-from memory_cells.kernels.program import Loop, Product, Program
+from memory_cells.kernels.program import Loop, Program
 
-FLAGS = "-O3 -march=native -std=c++17 -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math -fno-signed-zeros".split()
+FLAGS = (
+    ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
+)
 
 PRELUDE = r"""
 #include <cmath>
@@ -69,7 +71,8 @@ static inline real relu_(real x) { return x > 0 ? x : (x != x ? x : (real)0); }
 static inline real step_(real x) { return x > 0 ? (real)1 : (real)0; }
 static inline real sign_(real x) { return x > 0 ? (real)1 : (x < 0 ? (real)-1 : (real)0); }
 static inline real abs_(real x) { return x < 0 ? -x : x; }
-static inline void product(gemm_t gemm, bool forward, long rows, int K, int W, const real* w, const real* x, real* y, bool add) {
+static inline void product(gemm_t gemm, bool forward, long rows, int K, int W, const real* w, const real* x, real* y,
+                           bool add) {
     const real one = 1, beta = add ? 1 : 0;
     const int n = (int)rows;  // column-major view: forward y' = w x', backward x' = w' y'
     if (forward) gemm("T", "N", &W, &n, &K, &one, w, &K, x, &K, &beta, y, &W);
@@ -138,7 +141,7 @@ class _Source:
             out(f"        const real* __restrict {_name(buffer, offset)} = {self.row(buffer)} + {offset};")
         for s in loop.stores:
             out(f"        real* __restrict {_name(s.buffer, s.offset)} = {self.row(s.buffer)} + {s.offset};")
-        out(f"        _Pragma(\"omp simd\") for (long j = 0; j < {loop.width}; ++j) {{")
+        out(f'        _Pragma("omp simd") for (long j = 0; j < {loop.width}; ++j) {{')
         for e in nodes:
             out(f"          const real v{e.id} = {self.value(e)};")
         for s in loop.stores:
@@ -189,7 +192,9 @@ def _forward(program: Program) -> tuple[str, list[Buffer]]:
             out(f"      for (long b = lo; b < hi; ++b) _Pragma(\"omp simd\") for (long j = 0; j < {W}; ++j)"
                 f" {L}[(t * B + b) * {W} + j] = {' + '.join(terms)};")  # fmt: skip
         at = "(t * B + lo) *"
-        out(f"      product(gemm, true, hi - lo, {K}, {W}, {w}, {x} + {at} {K}, {L} + {at} {W}, {str(bool(terms)).lower()});")
+        out(
+            f"      product(gemm, true, hi - lo, {K}, {W}, {w}, {x} + {at} {K}, {L} + {at} {W}, {str(bool(terms)).lower()});"
+        )
     w = graph.state_widths[0]
     out(f"      std::memcpy({src.pointer(('y', 0))} + (t * B + lo) * {w},"
         f" {src.pointer(('s', 0))} + ((t + 1) * B + lo) * {w}, (hi - lo) * {w} * sizeof(real));")  # fmt: skip
@@ -214,7 +219,8 @@ def _backward(program: Program) -> tuple[str, list[Buffer]]:
         dL, w = src.pointer(("dL", item.k)), src.pointer(("w", item.k))
         target = item.target
         y = f"n{target[1]}" if target[0] == "n" else src.pointer(target)
-        out(f"      product(gemm, false, hi - lo, {K}, {W}, {w}, {dL} + (t * B + lo) * {W}, {y} + lo * {K}, {str(item.adds).lower()});")
+        add = str(item.adds).lower()
+        out(f"      product(gemm, false, hi - lo, {K}, {W}, {w}, {dL} + (t * B + lo) * {W}, {y} + lo * {K}, {add});")
     for i in states:
         w, start = graph.state_widths[i], src.pointer(("di", i))
         out(f"      for (long b = lo; b < hi; ++b) if (first[t * B + b]) for (long j = 0; j < {w}; ++j)"
@@ -286,9 +292,18 @@ class Kernel:
 
     def _call(self, function, names, first, buffers):
         T, B = first.shape
-        pointers = (ctypes.c_void_p * len(names))(*(buffers[n].data_ptr() if buffers[n] is not None else None for n in names))
+        pointers = (ctypes.c_void_p * len(names))(
+            *(buffers[n].data_ptr() if buffers[n] is not None else None for n in names)
+        )
         threads = max(1, min(torch.get_num_threads(), B // 4))
-        function(ctypes.c_long(T), ctypes.c_long(B), ctypes.c_int(threads), ctypes.c_void_p(first.data_ptr()), self.gemm, pointers)
+        function(
+            ctypes.c_long(T),
+            ctypes.c_long(B),
+            ctypes.c_int(threads),
+            ctypes.c_void_p(first.data_ptr()),
+            self.gemm,
+            pointers,
+        )
 
     def forward(self, first, buffers):
         self._call(self._forward, self.names_f, first, buffers)

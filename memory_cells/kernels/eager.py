@@ -44,7 +44,9 @@ def forward(program: Program, first: Tensor, b: dict, initial: list[Tensor], y: 
         for s, start in zip(states, initial, strict=True):
             s[t].copy_(torch.where(first[t, :, None], start, s[t]))
         rows = {name: (x if name[0] in _TIMELESS else x[t]) for name, x in b.items()}
-        rows |= {("o", i): s[t + 1] for i, s in enumerate(states)} | {("A", k): b[("L", k)][t] for k in range(len(graph.linears))}
+        rows |= {("o", i): s[t + 1] for i, s in enumerate(states)} | {
+            ("A", k): b[("L", k)][t] for k in range(len(graph.linears))
+        }
         memo: dict = {}
         for item in program.forward:
             if isinstance(item, Loop):
@@ -52,12 +54,16 @@ def forward(program: Program, first: Tensor, b: dict, initial: list[Tensor], y: 
                 continue
             m, out = graph.linears[item.k], rows[("L", item.k)]
             torch.mm(rows[program.inputs[item.k]], b[("w", item.k)].t(), out=out)
-            for extra in (() if m.addend is None else (rows[("z", m.addend)],)) + (() if m.bias is None else (b[("b", item.k)],)):
+            for extra in (() if m.addend is None else (rows[("z", m.addend)],)) + (
+                () if m.bias is None else (b[("b", item.k)],)
+            ):
                 out.add_(extra)
         y[t].copy_(states[0][t + 1])
 
 
-def backward(program: Program, first: Tensor, b: dict, gy: Tensor | None, g: list[Tensor], g_initial: list[Tensor]) -> list:
+def backward(
+    program: Program, first: Tensor, b: dict, gy: Tensor | None, g: list[Tensor], g_initial: list[Tensor]
+) -> list:
     """Fills b[("dL", k)], b[("dz", i)], b[("dp", j)]; returns the gradients of the start state, each (B, .)."""
     graph = program.graph
     for t in reversed(range(first.shape[0])):

@@ -13,9 +13,9 @@ Buffers, each with a leading batch axis unless said otherwise:
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 Buffer = tuple[str, int]
@@ -82,7 +82,9 @@ class Graph:
             raise NotTraceable(f"widths {a.width} and {b.width} do not match in {op}")
         va, vb = (e.args[0] if e.op == "const" else None for e in (a, b))
         if va is not None and vb is not None:
-            return self.const({"add": va + vb, "sub": va - vb, "mul": va * vb, "div": va / vb if vb else float("nan")}[op])
+            return self.const(
+                {"add": va + vb, "sub": va - vb, "mul": va * vb, "div": va / vb if vb else float("nan")}[op]
+            )
         if (op in ("add", "sub") and vb == 0) or (op in ("mul", "div") and vb == 1):
             return a
         if (op == "add" and va == 0) or (op == "mul" and va == 1):
@@ -122,7 +124,9 @@ class Graph:
     def add_in_place(self, a: Expr, b: Expr) -> Expr | None:
         """`z + linear(...)`, both whole: the product is accumulated onto a copy of z, so both share one gradient."""
         for z, out in ((a, b), (b, a)):
-            if not (self.fuse and z.op == "load" and out.op == "load" and z.args[0][0] == "z" and out.args[0][0] == "L"):
+            if not (
+                self.fuse and z.op == "load" and out.op == "load" and z.args[0][0] == "z" and out.args[0][0] == "L"
+            ):
                 continue
             i, k = z.args[0][1], out.args[0][1]
             whole = z.width == self.z_widths[i] and out.width == self.linears[k].weight.shape[0] == z.width
@@ -191,7 +195,12 @@ class Symbol:
 _ONE = {op: op for op in UNARY} | {"neg": "neg", "__neg__": "neg", "negative": "neg"}
 _TWO = {op: (op, False) for op in BINARY} | {"subtract": ("sub", False), "multiply": ("mul", False)}
 _TWO |= {f"__{op}__": (op, False) for op in BINARY} | {f"__r{op}__": (op, True) for op in BINARY}
-_TWO |= {"__truediv__": ("div", False), "__rtruediv__": ("div", True), "true_divide": ("div", False), "rsub": ("sub", True)}
+_TWO |= {
+    "__truediv__": ("div", False),
+    "__rtruediv__": ("div", True),
+    "true_divide": ("div", False),
+    "rsub": ("sub", True),
+}
 
 
 def _operator(name):
@@ -226,7 +235,10 @@ def trace(cell, z_widths: tuple[int, ...], state_widths: tuple[int, ...]) -> Gra
         if [e.width for e in graph.outputs] != list(state_widths):
             raise NotTraceable("the state changes its width")
         loads = {e.args[0] for e in graph.reached() if e.op == "load"}
-        apart = any(m.addend is not None and (("L", k) in loads or ("z", m.addend) in loads) for k, m in enumerate(graph.linears))
+        apart = any(
+            m.addend is not None and (("L", k) in loads or ("z", m.addend) in loads)
+            for k, m in enumerate(graph.linears)
+        )
         if not apart:  # else a summand is also used by itself, and the sum may not overwrite it
             _check_slices(graph)
             return graph
@@ -241,7 +253,5 @@ def _check_slices(graph: Graph) -> None:
             spans.setdefault(e.args[0], set()).add((e.args[1], e.args[1] + e.width))
     for buffer, found in spans.items():
         ordered = sorted(found)
-        if any(a[1] > b[0] for a, b in zip(ordered, ordered[1:], strict=False)):
+        if any(a[1] > b[0] for a, b in itertools.pairwise(ordered)):
             raise NotTraceable(f"overlapping slices of {buffer[0]}{buffer[1]}")
-
-

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from memory_cells.kernels import cpp, eager
-from memory_cells.kernels.graph import Graph, NotTraceable, trace
+from memory_cells.kernels.graph import Graph, trace
 from memory_cells.kernels.program import Program, build
 
 _kernels: dict[tuple, cpp.Kernel] = {}
@@ -81,7 +81,13 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     def _split(graph: Graph, tensors):
         """The flat arguments by role, as contiguous buffers under their names, and the start states of an episode."""
-        counts = [len(graph.z_widths), len(graph.state_widths), len(graph.state_widths), len(graph.params), len(graph.linears)]
+        counts = [
+            len(graph.z_widths),
+            len(graph.state_widths),
+            len(graph.state_widths),
+            len(graph.params),
+            len(graph.linears),
+        ]
         groups, at = [], 0
         for count in counts:
             groups.append([x.contiguous() for x in tensors[at : at + count]])
@@ -109,7 +115,9 @@ class _Sequence(torch.autograd.Function):
         else:
             kernel.forward(first, b | {("init", i): x for i, x in enumerate(initial)} | {("y", 0): y})
         fused = {m.addend for m in graph.linears}
-        ctx.buffers = {name: x for name, x in b.items() if name[0] in "sLX" or (name[0] == "z" and name[1] not in fused)}
+        ctx.buffers = {
+            name: x for name, x in b.items() if name[0] in "sLX" or (name[0] == "z" and name[1] not in fused)
+        }
         ctx.program, ctx.kernel, ctx.shapes = program, kernel, [x.shape for x in tensors]
         ctx.save_for_backward(first, *params, *weights)
         ctx.set_materialize_grads(False)
@@ -139,7 +147,10 @@ class _Sequence(torch.autograd.Function):
                 gradient(("dz", i), T, B, width)
         for j, p in enumerate(params):
             gradient(("dp", j), T, B, p.shape[0])
-        g = [like.new_zeros(B, w) if x is None else x.clone().contiguous() for x, w in zip(g_state, graph.state_widths, strict=True)]
+        g = [
+            like.new_zeros(B, w) if x is None else x.clone().contiguous()
+            for x, w in zip(g_state, graph.state_widths, strict=True)
+        ]
         g_initial = [torch.zeros_like(x) for x in g]
         gy = None if gy is None else gy.contiguous()
         if ctx.kernel is None:

@@ -26,7 +26,9 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.init and v.gate in ("free", "coupled", None, "janet")])
+@pytest.mark.parametrize(
+    "name", [n for n, v in VARIANTS.items() if v.init and v.gate in ("free", "coupled", None, "janet")]
+)
 def test_keep_of_plain_gates(name):
     keep, write = keep_at_zero(name)
     torch.testing.assert_close(keep.quantile(QUANTILES), EXPECTED[VARIANTS[name].init], rtol=0.03, atol=0.01)
@@ -69,7 +71,9 @@ def test_bad_values_say_so():
         Uniform()(1)
 
 
-@pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.fixed.get("weights") != "torch" and n != "memoryless"])
+@pytest.mark.parametrize(
+    "name", [n for n, v in VARIANTS.items() if v.fixed.get("weights") != "torch" and n != "memoryless"]
+)
 def test_recurrent_matrices_are_orthogonal_gate_by_gate(name):
     core = make_core(name, 8, 32, horizon=50)
     for block in core.weight_h.detach().split(32):

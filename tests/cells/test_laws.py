@@ -1,5 +1,7 @@
 """Laws that every row of VARIANTS obeys, without naming any of them."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -76,7 +78,7 @@ def test_packed_episodes_equal_the_episodes_alone(name, form):
     for b in range(B):
         starts = [t for t in range(T) if first[t, b]]
         edges = sorted({0, *starts, T})
-        for lo, hi in zip(edges, edges[1:], strict=False):
+        for lo, hi in itertools.pairwise(edges):
             begin = core.initial_state(1) if first[lo, b] else tuple(s[b : b + 1] for s in state)
             alone, _ = unroll(core, x[lo:hi, b : b + 1], torch.zeros(hi - lo, 1, dtype=torch.bool), begin, path="loop")
             torch.testing.assert_close(alone[:, 0], y[lo:hi, b], rtol=1e-10, atol=1e-10)
@@ -128,7 +130,7 @@ def test_every_parameter_gets_a_finite_gradient(name, form):
 def test_traces_are_what_the_step_used(name, form):
     core, x, first, state = make(name, form)
     names = [*core.state_names, *(("keep", "write") if hasattr(core, "gate") else ())]
-    y, end, traces = unroll(core, x, first, state, record=names)
+    y, _, traces = unroll(core, x, first, state, record=names)
     plain, _ = unroll(core, x, first, state, path="loop")
     assert torch.equal(y, plain) and torch.equal(traces[core.recurrent_output], y)
     assert all(trace.shape == (T, B, H) for trace in traces.values())

@@ -1,0 +1,102 @@
+"""The fused sequence path against torch.nn.LSTM and against the eager hoisted loop, forward and backward.
+
+    python benchmarks/core_speed.py [--cells lstm,ur-lstm,...] [--repeats 15] [--resets 0.05] [--no-heap]
+
+Rows are interleaved (A B C A B C ...) and compared pair by pair; quoted are the median of the paired ratios and their
+10 % and 90 % quantiles. nn.LSTM runs without resets, ours with them. Equality with the plain loop, outputs and all
+gradients, is checked in the same run, before anything is timed. Exit status 1 if it fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # what build.py sets
+
+import numpy as np
+import torch
+
+from memory_cells import make_core, unroll
+
+SHAPES = [(64, 128, 128), (128, 64, 256), (64, 16, 128)]  # T, B, H
+INPUT = 64
+
+
+def keep_heap() -> None:
+    """Lets glibc keep freed memory, so that no contender pays for page faults (M_MMAP_MAX, M_TRIM_THRESHOLD)."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(-4, 0)
+    libc.mallopt(-1, 2**31 - 1)
+
+
+def equal(core, x, first) -> float:
+    """Largest deviation of the fused path from the plain loop, relative to the largest entry, over outputs and gradients."""
+    found = []
+    for path in ("loop", "fused"):
+        core.zero_grad()
+        leaf = x.detach().clone().requires_grad_()
+        y, _ = unroll(core, leaf, first, core.initial_state(x.shape[1]), path=path)
+        (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+        found.append([y.detach(), leaf.grad, *(p.grad for p in core.parameters())])
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*found, strict=True))
+
+
+def once(function) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", default="lstm,ur-lstm")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--resets", type=float, default=0.05)
+    parser.add_argument("--no-heap", action="store_true", help="leave glibc's allocator as it is")
+    options = parser.parse_args(argv)
+    if not options.no_heap:
+        keep_heap()
+    load = os.getloadavg()[0]
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {load:.2f}, resets {options.resets:.0%}")
+    if load > 1:
+        print("warning: the machine is busy; only ratios mean anything, and not much")
+    failed = False
+    print("| T, B, H | cell | deviation | nn.LSTM ms | fused ms | loop ms | fused / nn.LSTM | loop / fused |")
+    print("|---|---|---|---|---|---|---|---|")
+    for T, B, H in SHAPES:
+        torch.manual_seed(0)
+        reference = torch.nn.LSTM(INPUT, H)
+        x = torch.randn(T, B, INPUT, requires_grad=True)
+        first = torch.rand(T, B) < options.resets
+        for name in options.cells.split(","):
+            core = make_core(name, INPUT, H, horizon=T)
+            deviation = equal(core, x, first)
+            failed |= deviation > 1e-5
+            start = core.initial_state(B)
+            contenders = [
+                lambda: reference(x)[0].sum().backward(),  # noqa: B023
+                lambda: unroll(core, x, first, start, path="fused")[0].sum().backward(),  # noqa: B023
+                lambda: unroll(core, x, first, start, path="loop")[0].sum().backward(),  # noqa: B023
+            ]
+            for function in contenders * 2:
+                function()
+            times = np.array([[once(f) for f in contenders] for _ in range(options.repeats)])
+            ms = np.median(times, 0) * 1e3
+            ratio, gain = times[:, 1] / times[:, 0], times[:, 2] / times[:, 1]
+            spread = "{:.2f} [{:.2f}, {:.2f}]".format
+            print(f"| {T}, {B}, {H} | {name} | {deviation:.1e} | {ms[0]:.1f} | {ms[1]:.1f} | {ms[2]:.1f} | "
+                  f"{spread(np.median(ratio), *np.quantile(ratio, [0.1, 0.9]))} | "
+                  f"{spread(np.median(gain), *np.quantile(gain, [0.1, 0.9]))} |", flush=True)  # fmt: skip
+    if failed:
+        print("error: the fused path deviates from the loop by more than 1e-5 of the largest entry", file=sys.stderr)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""Each term on numbers one can check by hand, and what its gradient does at the edges."""
+
+import math
+
+import pytest
+import torch
+
+from agents import losses
+
+MASK = torch.tensor([[True, True], [False, True]])
+LOGITS = torch.tensor([[[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]], [[9.0, 9.0, -9.0], [0.5, 0.5, 0.5]]]).double()
+
+
+def test_masked_entries_have_no_say():
+    changed = LOGITS.clone()
+    changed[1, 0] = float("nan")
+    for term in (losses.negative_entropy, losses.uniform_kl, losses.logit_energy):
+        want = term(LOGITS, MASK)
+        assert torch.equal(term(changed, MASK), want)
+        leaf = LOGITS.clone().requires_grad_()
+        term(leaf, MASK).backward()
+        assert (leaf.grad[1, 0] == 0).all()
+    assert losses.masked_mean(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool)) == 0
+
+
+def test_entropy_and_uniform_kl():
+    kept = [LOGITS[0, 0], LOGITS[0, 1], LOGITS[1, 1]]
+    entropies = [torch.distributions.Categorical(logits=x).entropy() for x in kept]
+    torch.testing.assert_close(losses.negative_entropy(LOGITS, MASK), -sum(entropies) / 3)
+    uniform = torch.distributions.Categorical(logits=torch.zeros(3).double())
+    kls = [torch.distributions.kl_divergence(uniform, torch.distributions.Categorical(logits=x)) for x in kept]
+    torch.testing.assert_close(losses.uniform_kl(LOGITS, MASK), sum(kls) / 3)
+
+
+def test_the_kl_still_pushes_where_entropy_has_given_up():
+    logits = torch.tensor([[[30.0, 0.0, 0.0, 0.0]]]).double()
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    pushes = []
+    for term in (losses.negative_entropy, losses.uniform_kl):
+        leaf = logits.clone().requires_grad_()
+        term(leaf, mask).backward()
+        pushes.append(leaf.grad[0, 0])
+    assert pushes[0].abs().max() < 1e-10
+    torch.testing.assert_close(pushes[1], torch.tensor([0.75, -0.25, -0.25, -0.25]).double(), rtol=0, atol=1e-6)
+
+
+def test_ppo_clips_in_the_direction_of_the_advantage_only():
+    log_mu = torch.zeros(1, 4).double()
+    ratio = torch.tensor([[1.5, 1.5, 0.5, 0.5]]).double()
+    advantage = torch.tensor([[1.0, -1.0, 1.0, -1.0]]).double()
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    log_pi = ratio.log().requires_grad_()
+    loss = losses.ppo(log_pi, log_mu, advantage, mask, clip=0.2)
+    want = -(1.2 * 1 + 1.5 * -1 + 0.5 * 1 + 0.8 * -1) / 4
+    assert loss.item() == pytest.approx(want)
+    loss.backward()
+    assert (log_pi.grad == 0).tolist() == [[True, False, False, True]]
+
+
+def test_policy_gradient_and_value():
+    log_pi = torch.tensor([[math.log(0.5), math.log(0.25)], [0.0, math.log(0.1)]]).double()
+    advantage = torch.tensor([[1.0, 2.0], [100.0, -1.0]]).double()
+    want = -(math.log(0.5) + 2 * math.log(0.25) - math.log(0.1)) / 3
+    assert losses.policy_gradient(log_pi, advantage, MASK).item() == pytest.approx(want)
+    assert losses.value_error(torch.zeros(2, 2), torch.tensor([[1.0, 2.0], [50.0, 3.0]]), MASK).item() == pytest.approx(
+        14 / 6
+    )
+
+
+def test_normalisation():
+    a = torch.tensor([[1.0, 2.0], [1000.0, 6.0]]).double()
+    assert losses.normalise(a, MASK, "none") is a
+    std = losses.normalise(a, MASK, "std")[MASK]
+    assert std.mean().abs() < 1e-9 and std.pow(2).mean().item() == pytest.approx(1)
+    scale = losses.normalise(a, MASK, "scale")
+    torch.testing.assert_close(scale[MASK], a[MASK] / math.sqrt(41 / 3))
+    tiny = losses.normalise(a * 1e-6, MASK, "scale")
+    torch.testing.assert_close(tiny, a * 1e-6 / 0.05)  # noise is not blown up
+
+
+def test_log_prob_reads_no_action_without_failing():
+    got = losses.log_prob(LOGITS, torch.tensor([[0, 1], [-1, 2]]))
+    torch.testing.assert_close(got[0, 1], LOGITS[0, 1].log_softmax(-1)[1])
+    torch.testing.assert_close(got[1, 1], LOGITS[1, 1].log_softmax(-1)[2])
