@@ -105,6 +105,7 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
             learning_rate=Schedule(a.learning_rate, a.learning_rate_end_fraction),
             entropy_cost=Schedule(a.entropy_cost, a.entropy_cost_end_fraction),
             normalise_reward=a.normalise_reward, seed=config.seed,
+            stagger_episodes=t.stagger_episodes,
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"agent: {error}") from error

@@ -41,8 +41,8 @@ class Agent(nn.Module):
     def initial_state(self, batch: int) -> State:
         return self.core.initial_state(batch)
 
-    def forward(self, rows: Step, state: State, record: Sequence[str] = ()):
-        """`rows` with leading (T, B); `state` before the first of them.
+    def forward(self, rows: Step, state: State, noise: tuple[Tensor, ...] | None = None, record: Sequence[str] = ()):
+        """`rows` with leading (T, B); `state` before the first of them; `noise` as drawn by the core for these rows.
 
         Returns Output, the state after the last row, and the traces of `unroll` if `record` names any.
         """
@@ -54,7 +54,7 @@ class Agent(nn.Module):
             x = torch.cat([x, taken.to(x.dtype)], -1)
         if self.see_last_reward:
             x = torch.cat([x, rows.reward.unsqueeze(-1).to(x.dtype)], -1)
-        y, *rest = unroll(self.core, self.encoder(x), rows.first, state, path=self.path, record=record)
+        y, *rest = unroll(self.core, self.encoder(x), rows.first, state, path=self.path, record=record, noise=noise)
         return Output(self.policy(y), self.value(y).squeeze(-1)), *rest
 
 

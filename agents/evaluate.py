@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +22,17 @@ class Episodes(NamedTuple):
     returns: Tensor  # float64, undiscounted
     lengths: Tensor  # int64, transitions
     success: Tensor  # bool
+
+
+@contextmanager
+def evaluating(agent: Agent) -> Iterator[None]:
+    """Eval mode (noise off) inside the block."""
+    was = agent.training
+    agent.eval()
+    try:
+        yield
+    finally:
+        agent.train(was)
 
 
 def play(agent: Agent, env: Env, episodes: int, generator: torch.Generator | None) -> Episodes:
@@ -40,7 +53,7 @@ def play(agent: Agent, env: Env, episodes: int, generator: torch.Generator | Non
     total, length = torch.zeros(B, dtype=torch.float64, device=device), torch.zeros(B, dtype=torch.int64, device=device)
     env_index = torch.arange(B, device=device)
     row, state, steps = env.reset(), agent.initial_state(B), 0
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(agent):
         while steps % 16 or bool((done < quota).any()):  # ask the device only now and then
             output, state = agent(Step(*(x.unsqueeze(0) for x in row)), state)
             row = env.step(act(output, generator))

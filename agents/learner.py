@@ -166,15 +166,16 @@ class Learner:
         s, rows, state = self.settings, rollout.rows, rollout.state
         if s.start_state == "zero":
             state = tuple(x.detach() for x in self.agent.initial_state(valid.shape[1]))
-        mu = rollout.logits
+        mu, noise = rollout.logits, rollout.noise
         if s.burn_in:
             with torch.no_grad():
-                _, state = self.agent(_rows(rows, 0, s.burn_in), state)
+                _, state = self.agent(_rows(rows, 0, s.burn_in), state, tuple(n[: s.burn_in] for n in noise))
             rows, mu, valid = _rows(rows, s.burn_in, None), mu[s.burn_in :], valid[s.burn_in :]
+            noise = tuple(n[s.burn_in :] for n in noise)
         length, pieces = rows.first.shape[0], []
         step = s.bptt_length or length
         for t in range(0, length, step):
-            output, state = self.agent(_rows(rows, t, t + step), _detach(state))
+            output, state = self.agent(_rows(rows, t, t + step), _detach(state), tuple(n[t : t + step] for n in noise))
             pieces.append(output)
         joined = type(pieces[0])(*(torch.cat(field) for field in zip(*pieces, strict=True)))
         return joined, rows, mu, valid
@@ -192,7 +193,8 @@ def _columns(rollout: Rollout, part: Tensor) -> Rollout:
     """The rollout of some of the environments."""
     rows = Step(*(field[:, part] for field in rollout.rows))
     state = tuple(s[part] for s in rollout.state)
-    return Rollout(rows, rollout.logits[:, part], state, rollout.ended[:, part], rollout.success[:, part])
+    noise = tuple(n[:, part] for n in rollout.noise)
+    return Rollout(rows, rollout.logits[:, part], state, noise, rollout.ended[:, part], rollout.success[:, part])
 
 
 def make_optimizer(agent: nn.Module, name: str, learning_rate: float, beta1: float, beta2: float, eps: float,

@@ -23,6 +23,7 @@ class Rollout(NamedTuple):
     rows: Step  # each field (T+1, B, ...)
     logits: Tensor  # (T, B, A): behaviour policy at rows 0..T-1
     state: State  # the agent's state before row 0
+    noise: tuple[Tensor, ...]  # of the core, each (T+1, B, .)
     ended: Tensor  # (T, B) bool: row t+1 is the last of its episode
     success: Tensor  # (T, B) bool: and the episode succeeded
 
@@ -32,19 +33,36 @@ def start(env: Env, agent: Agent) -> Carry:
     return Carry(env.reset(), tuple(s.detach() for s in agent.initial_state(env.num_envs)))
 
 
+def stagger(env: Env, agent: Agent, generator: torch.Generator, longest: int = 2000) -> tuple[Carry, int]:
+    """As `start`, with the environments spread over their episodes; also the environment steps that it took.
+
+    Plays an episode's length of rows (at most `longest`) and restarts every environment once at a row drawn from these.
+    Without it, episodes of one fixed length all end on the same row, a rollout sees one phase of them, and whatever a
+    value function without a clock gets wrong there is the same for the whole batch.
+    """
+    carry, rows = start(env, agent), min(env.spec.max_rows or longest, longest)
+    restart = torch.randint(rows, (env.num_envs,), generator=generator, device=env.device)
+    steps = torch.zeros((), dtype=torch.int64, device=env.device)
+    for row in range(rows):
+        env.ended.logical_or_(restart == row)
+        _, carry = collect(env, agent, carry, 1, generator)
+        steps += (~carry.row.first).sum()
+    return carry, int(steps)
+
+
 def collect(env: Env, agent: Agent, carry: Carry, length: int, generator: torch.Generator) -> tuple[Rollout, Carry]:
     """Acts for `length` steps with `agent` (which may be older than the learner's). No gradient, no host sync."""
     row, state = carry
     rows, logits, ended, success = [row], [], [], []
     with torch.no_grad():
-        for _ in range(length):
-            output, state = agent(Step(*(x.unsqueeze(0) for x in row)), state)
+        noise = agent.core.draw(length + 1, env.num_envs, generator)
+        for t in range(length):
+            output, state = agent(Step(*(x.unsqueeze(0) for x in row)), state, tuple(n[t : t + 1] for n in noise))
             row = env.step(act(output, generator))
             rows.append(row)
             logits.append(output.logits[0])
             ended.append(env.ended.clone())
             success.append(env.success(env.state) & env.ended)
     stacked = Step(*(torch.stack(field) for field in zip(*rows, strict=True)))
-    return Rollout(stacked, torch.stack(logits), carry.state, torch.stack(ended), torch.stack(success)), Carry(
-        row, state
-    )
+    ends = torch.stack(ended), torch.stack(success)
+    return Rollout(stacked, torch.stack(logits), carry.state, noise, *ends), Carry(row, state)

@@ -62,8 +62,8 @@ class Session:
         Returns remarks for the user. Raises CheckpointError, RunError.
         """
         found = checkpoint.list_checkpoints(self.run_dir)
-        if not found or ([f.name for f in found] == [f"{0:012d}"] and not (found[0].parent / "latest").exists()):
-            self.metrics.truncate_to(0)  # killed in or before the first save, at step 0
+        if not found or ([f.name for f in found] == [f"{self.trainer.step:012d}"] and not (found[0].parent / "latest").exists()):
+            self.metrics.truncate_to(0)  # killed in or before the first save
             return ["no checkpoint yet: starting from the beginning"]
         tensors, meta, folder = checkpoint.load(self.run_dir)
         try:

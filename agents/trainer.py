@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.learner import Learner
-from agents.rollout import Carry, Rollout, collect, start
+from agents.rollout import Carry, Rollout, collect, stagger, start
 from agents.tracker import EpisodeTracker, RewardScale
 from envs.env import Env, Step
 
@@ -29,7 +29,8 @@ class Trainer:
     """Env, learner and all state between updates; `iterate` is one rollout and one update."""
 
     def __init__(self, env: Env, learner: Learner, *, steps: int, unroll_length: int, full_episode: bool,
-                 learning_rate: Schedule, entropy_cost: Schedule, normalise_reward: bool, seed: int):  # fmt: skip
+                 learning_rate: Schedule, entropy_cost: Schedule, normalise_reward: bool, seed: int,
+                 stagger_episodes: bool = True):  # fmt: skip
         self.env, self.learner, self.steps = env, learner, steps
         self.learning_rate, self.entropy_cost, self.full_episode = learning_rate, entropy_cost, full_episode
         if full_episode and env.spec.max_rows is None:
@@ -39,8 +40,11 @@ class Trainer:
         learner.generator.manual_seed(seed + 1)
         self.tracker = EpisodeTracker(env.num_envs, env.device)
         self.scale = RewardScale(env.num_envs, learner.settings.gamma, env.device) if normalise_reward else None
-        self.carry = start(env, learner.actor)
         self.step = self.update = 0
+        if stagger_episodes and not full_episode:
+            self.carry, self.step = stagger(env, learner.actor, self.generator)
+        else:
+            self.carry = start(env, learner.actor)
 
     @property
     def done(self) -> bool:

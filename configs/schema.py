@@ -130,6 +130,7 @@ class TrainConfig:
     steps: int = leaf(1_000_000, "environment steps in all", min=1, max=10**13)
     num_envs: int = leaf(128, "environments side by side", min=1, max=1_048_576)
     unroll_length: int = leaf(64, "steps of every environment between updates", min=1, max=1_048_576)
+    stagger_episodes: bool = leaf(True, "spread the environments over their episodes before training starts")
     log_every: int = leaf(10, "updates between rows of metrics.jsonl", min=1)
     checkpoint_every: int = leaf(100, "updates between checkpoints", min=1)
     keep_checkpoints: int = leaf(3, "newest checkpoints to keep", min=1, max=10_000)

@@ -54,7 +54,7 @@ def _nearest(word: str, known: list[str]) -> str:
 
 try:
     from envs.gym_adapter import GymEnv, GymVectorEnv, register_all
-except ModuleNotFoundError as missing:  # the device machine has no Gymnasium; the stream works without
+except ModuleNotFoundError as missing:  # the stream works without Gymnasium
     if missing.name is None or missing.name.split(".")[0] != "gymnasium":
         raise
 else:

@@ -38,7 +38,15 @@ class Cell(nn.Module):
 
     @abstractmethod
     def step(self, z: tuple[Tensor, ...], state: State) -> State:
-        """One step: the entries of `z` are one row of `project`, (B, .)."""
+        """One step: the entries of `z` are one row of `project`, then one of `draw`, each (B, .)."""
+
+    def draw(self, length: int, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Noise for `length` rows, each (T, B, .), which `step` finds behind the entries of `project`.
+
+        () for a cell without noise and in eval mode. It is drawn once and kept with the data, so that a replay of the
+        same rows is the same computation.
+        """
+        return ()
 
     def initial_state(self, batch: int) -> State:
         """The state at the start of an episode, each (B, H); zeros unless a cell says otherwise."""

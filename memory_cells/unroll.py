@@ -19,7 +19,8 @@ from memory_cells.kernels.graph import NotTraceable
 PATHS = ("auto", "fused", "eager", "loop")
 
 
-def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "auto", record: Sequence[str] = ()):
+def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "auto", record: Sequence[str] = (),
+           noise: tuple[Tensor, ...] | None = None):  # fmt: skip
     """Runs `core` over T rows.
 
     x (T, B, I); first (T, B) bool; state: a tuple of (B, .) tensors.
@@ -28,11 +29,12 @@ def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "a
     function in torch operations; "auto" takes "fused" for more than one row and falls back on "loop".
     record: names of traces to return as well, from "keep", "write" (the cell's gate) and the names of the state; each
     (T, B, H). Recording takes the loop.
+    noise: what `core.draw` gave for these rows; None draws it here, from torch's default generator.
     Returns y (T, B, H), the state after the last row, and the dict of traces if any were asked for.
     """
     if path not in PATHS:
         raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
-    z = core.project(x)
+    z = core.project(x) + (core.draw(*first.shape) if noise is None else noise)
     if record:
         return _recorded(core, z, first, state, record)
     if path == "loop" or (path == "auto" and x.shape[0] == 1):

@@ -22,9 +22,8 @@ import torch
 from memory_cells.kernels.graph import Buffer, Expr
 from memory_cells.kernels.program import Loop, Program
 
-FLAGS = (
-    ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
-)
+FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
+FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
 
 PRELUDE = r"""
 #include <cmath>

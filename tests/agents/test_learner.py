@@ -9,7 +9,7 @@ from counting import CountingCell, CountingEnv
 
 from agents.agent import Agent, act
 from agents.learner import Learner, NonFiniteError, Settings, make_optimizer
-from agents.rollout import collect, start
+from agents.rollout import collect, stagger, start
 from agents.trainer import Schedule, Trainer, transitions
 from memory_cells import VARIANTS, make_core
 
@@ -243,7 +243,7 @@ def trainer_of(full_episode=False, **changes):
     agent = make_agent()
     flat = Schedule(1e-3, 0.5)
     return Trainer(CountingEnv(B), make_learner(agent, **changes), steps=500, unroll_length=T, full_episode=full_episode,
-                   learning_rate=flat, entropy_cost=flat, normalise_reward=False, seed=0)  # fmt: skip
+                   learning_rate=flat, entropy_cost=flat, normalise_reward=False, seed=0, stagger_episodes=False)  # fmt: skip
 
 
 def test_steps_are_transitions_and_the_tracker_counts_episodes():
@@ -311,3 +311,12 @@ def test_no_host_sync_in_a_rollout_nor_in_an_unchecked_update(changes):
         learner.losses(rollout, valid)
     with pytest.raises(AssertionError, match="host sync"), NoHostSync():
         valid.sum().item()
+
+
+def test_staggered_episodes_are_spread_and_their_steps_counted():
+    env, agent = CountingEnv(64), make_agent()
+    carry, steps = stagger(env, agent, torch.Generator().manual_seed(0))
+    assert 0 < steps <= 7 * 64
+    assert len(set(env.state.t.tolist())) >= 4  # several phases of the episode
+    rollout, _ = collect(env, agent, carry, T, torch.Generator())
+    assert make_learner(agent).losses(rollout, transitions(rollout, False))[2]["ratio_error"] < 1e-5  # states fit rows
