@@ -1,0 +1,107 @@
+"""What only a CUDA device can show. `make test-gpu`."""
+
+import json
+
+import pytest
+import torch
+
+import build
+import train_agent
+from agents import checkpoint
+from agents.rollout import collect, start
+from agents.runlog import read_metrics
+from agents.trainer import transitions
+from configs.load import load_config
+from memory_cells import VARIANTS, make_core, unroll
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+SMALL = ["smoke", "device=cuda", "train.num_envs=32", "train.steps=20000"]
+
+
+def trainer_of(*tokens):
+    config = load_config([*SMALL, *tokens], build.KNOWN_CELLS)
+    return build.make_trainer(config, build.set_up_torch(config))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_sequence_function_equals_the_loop(name):
+    torch.manual_seed(0)
+    core = make_core(name, 8, 16, horizon=20).double().cuda()
+    x = torch.randn(12, 6, 8, dtype=torch.float64, device="cuda", requires_grad=True)
+    first = torch.rand(12, 6, device="cuda") < 0.2
+    found = []
+    for path in ("loop", "auto"):
+        y, _ = unroll(core, x, first, core.initial_state(6), path=path, noise=())
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, *core.parameters()])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_no_host_sync_inside_a_rollout():
+    trainer = trainer_of()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        collect(trainer.env, trainer.learner.actor, trainer.carry, 16, trainer.generator)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_rollout_and_update_can_be_captured_and_replayed():
+    """Each as one CUDA graph with registered generators; a replay equals the eager call from the same state."""
+    trainer = trainer_of("deterministic=false")
+    env, learner = trainer.env, trainer.learner
+    learner.schedule(1e-3, 0.01)
+    carry = start(env, learner.actor)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):  # warm up: buffers of the optimiser, handles of the libraries
+        for _ in range(3):
+            rollout, _ = collect(env, learner.actor, carry, 16, trainer.generator)
+            learner.update(rollout, transitions(rollout, False), check=False)
+    torch.cuda.current_stream().wait_stream(stream)
+    acting, learning = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+    for generator in (env.generator, trainer.generator):
+        acting.register_generator_state(generator)
+    learning.register_generator_state(learner.generator)
+    with torch.cuda.graph(acting):
+        rollout, _ = collect(env, learner.actor, carry, 16, trainer.generator)
+    valid = torch.ones(16, env.num_envs, dtype=torch.bool, device="cuda")
+    with torch.cuda.graph(learning):
+        log = learner.update(rollout, valid, check=False)
+    acting.replay()
+    first = rollout.rows.action.clone()
+    before = [p.detach().clone() for p in learner.agent.parameters()]
+    learning.replay()
+    torch.cuda.synchronize()
+    assert log["finite"] == 1
+    assert any(not torch.equal(a, b) for a, b in zip(before, learner.agent.parameters(), strict=True))
+    acting.replay()
+    assert not torch.equal(first, rollout.rows.action)  # the generators go on
+
+
+def test_resume_is_exact_and_checkpoints_move(tmp_path):
+    tokens = [*SMALL, "train.steps=4000", "train.checkpoint_every=2", "train.evaluate_every=0"]
+    assert train_agent.main([*tokens, f"run_dir={tmp_path / 'whole'}"]) == 0
+    trainer = trainer_of()
+    del trainer
+    config = load_config([*tokens, f"run_dir={tmp_path / 'cut'}"], build.KNOWN_CELLS)
+    run = build.make_trainer(config, build.set_up_torch(config))
+    for _ in range(3):
+        run.iterate()
+    saved = run.state()
+    again = build.make_trainer(config, build.set_up_torch(config))
+    again.load(saved)
+    while not again.done:
+        again.iterate()
+    tensors, meta, _ = checkpoint.load(tmp_path / "whole")
+    whole = checkpoint.unflatten(tensors, meta["trainer"])
+    for key, value in again.learner.agent.state_dict().items():
+        assert torch.equal(value.cpu(), whole["agent"][key])
+    assert train_agent.main(["--resume", str(tmp_path / "whole"), "device=cpu"]) == 0
+    assert read_metrics(tmp_path / "whole" / "metrics.jsonl")
+
+
+@pytest.mark.slow
+def test_the_default_trains_to_the_same_mark(tmp_path):
+    assert train_agent.main(["device=cuda", "deterministic=false", f"run_dir={tmp_path / 'run'}"]) == 0
+    report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert report["greedy"]["success_rate"] >= 0.95
