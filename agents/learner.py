@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from agents import losses, returns
 from agents.agent import Agent
+from agents.auxiliary import Auxiliary, remember
 from agents.rollout import Rollout
 from envs.env import Step
 from memory_cells.cells import State
@@ -46,15 +47,17 @@ class Settings:
 class Learner:
     """Holds the agent, its optimiser and the parameters of the last `actor_lag` updates."""
 
-    def __init__(
-        self, agent: Agent, actor: Agent, optimizer: torch.optim.Optimizer, settings: Settings, actor_lag: int
-    ):
+    def __init__(self, agent: Agent, actor: Agent, optimizer: torch.optim.Optimizer, settings: Settings, actor_lag: int,
+                 auxiliary: Auxiliary | None = None):  # fmt: skip
         self.agent, self.actor, self.optimizer, self.settings = agent, actor, optimizer, settings
         self.history: deque[list[Tensor]] = deque(maxlen=max(actor_lag, 1))
         self.actor_lag = actor_lag
         device = next(agent.parameters()).device
         self.entropy_cost = torch.zeros((), device=device)
         self.generator = torch.Generator(device)  # order of the minibatches
+        self.auxiliary, self.past, self.updates = auxiliary, None, 0
+        self.positions = torch.Generator()  # of the auxiliary loss; on the CPU, so that drawing one is no host sync
+        self.modules = nn.ModuleDict({"agent": agent} | ({"auxiliary": auxiliary} if auxiliary else {}))
 
     def schedule(self, learning_rate: float, entropy_cost: float) -> None:
         for group in self.optimizer.param_groups:
@@ -71,6 +74,8 @@ class Learner:
         steps on a bad gradient; that look at the numbers is its only host sync, and `check=False`, for capture in a CUDA
         graph, leaves it to the caller (`finite` in the result is 0 where a step was bad).
         """
+        if self.auxiliary:
+            rollout = rollout._replace(past=self.past)
         before = [p.detach().clone() for p in self.agent.parameters()] if self.actor_lag else []
         logs: list[dict[str, Tensor]] = []
         for _ in range(self.settings.reuse):
@@ -78,10 +83,13 @@ class Learner:
                 logs.append(self._step(*part, check))
         if self.actor_lag:
             self._age(before)
-        return {name: torch.stack([log[name] for log in logs]).mean() for name in logs[0]} | {
-            # the first pass of the first update on fresh data: how far replay is from the rollout
-            "ratio_error": logs[0]["ratio_error"]
-        }
+        if self.auxiliary:
+            self.past = remember(self.past, rollout.rows, self.auxiliary.settings.memory)
+        self.updates += 1
+        names = dict.fromkeys(name for log in logs for name in log)
+        means = {name: torch.stack([log[name] for log in logs if name in log]).mean() for name in names}
+        # of the first minibatch on fresh data alone: how far replay is from the rollout
+        return means | {"ratio_error": logs[0]["ratio_error"]}
 
     def _age(self, before: list[Tensor]) -> None:
         """The actor gets the parameters from `actor_lag` updates ago (at first: the oldest there are)."""
@@ -104,12 +112,12 @@ class Learner:
         assert terms.keys() == scales.keys()
         loss = sum(scales[name] * term for name, term in terms.items())
         loss.backward()
-        norm = nn.utils.get_total_norm([p.grad for p in self.agent.parameters() if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in self.modules.parameters() if p.grad is not None])
         finite = torch.isfinite(loss.detach() + norm)
         if check and not finite:
             raise NonFiniteError(self._blame(terms))
         if self.settings.max_grad_norm:
-            nn.utils.clip_grads_with_norm_(self.agent.parameters(), self.settings.max_grad_norm, norm)
+            nn.utils.clip_grads_with_norm_(self.modules.parameters(), self.settings.max_grad_norm, norm)
         self.optimizer.step()
         log |= {f"{name}_loss": term.detach() for name, term in terms.items()}
         return log | {"loss": loss.detach(), "grad_norm": norm, "finite": finite.to(loss.dtype)}
@@ -118,7 +126,7 @@ class Learner:
         for name, term in terms.items():
             if not torch.isfinite(term):
                 return f"the {name} loss is {term.item()}"
-        for name, p in self.agent.named_parameters():
+        for name, p in self.modules.named_parameters():
             if p.grad is not None and not torch.isfinite(p.grad).all():
                 return f"the gradient of {name} is not finite"
         return "the gradient's norm overflows"
@@ -144,8 +152,16 @@ class Learner:
             "logit": losses.logit_energy(logits, valid),
         }
         scales = {"policy": 1.0, "value": s.value_cost, "exploration": self.entropy_cost, "logit": s.logit_cost}
+        log = {}
+        if self.auxiliary:
+            terms["auxiliary"], log = self.auxiliary.loss(
+                self.agent, rollout, self._start_state(rollout), self.positions
+            )
+            scales["auxiliary"] = self.auxiliary.settings.cost
+            if self.updates < self.auxiliary.settings.pretrain_updates:
+                scales = {name: scale if name == "auxiliary" else 0.0 for name, scale in scales.items()}
         with torch.no_grad():
-            log = {
+            log |= {
                 "entropy": -losses.negative_entropy(logits, valid),
                 "value": losses.masked_mean(value[:-1], valid),
                 "ratio_error": (log_rho.exp() - 1).abs().max(),
@@ -161,11 +177,14 @@ class Learner:
         return returns.vtrace(value, reward, discount, cut, log_rho, trace_lambda=s.trace_lambda,
                               rho_bar=s.rho_bar, c_bar=s.c_bar)  # fmt: skip
 
+    def _start_state(self, rollout: Rollout) -> State:
+        if self.settings.start_state == "stored":
+            return rollout.state
+        return _detach(self.agent.initial_state(rollout.logits.shape[1]))
+
     def _replay(self, rollout: Rollout, valid: Tensor):
         """Runs the agent over the rollout's rows, in pieces of `bptt_length` between which no gradient flows."""
-        s, rows, state = self.settings, rollout.rows, rollout.state
-        if s.start_state == "zero":
-            state = tuple(x.detach() for x in self.agent.initial_state(valid.shape[1]))
+        s, rows, state = self.settings, rollout.rows, self._start_state(rollout)
         mu, noise = rollout.logits, rollout.noise
         if s.burn_in:
             with torch.no_grad():
@@ -191,19 +210,20 @@ def _rows(rows: Step, start: int, stop: int | None) -> Step:
 
 def _columns(rollout: Rollout, part: Tensor) -> Rollout:
     """The rollout of some of the environments."""
-    rows = Step(*(field[:, part] for field in rollout.rows))
+    rows, past = (x and Step(*(field[:, part] for field in x)) for x in (rollout.rows, rollout.past))
     state = tuple(s[part] for s in rollout.state)
     noise = tuple(n[:, part] for n in rollout.noise)
-    return Rollout(rows, rollout.logits[:, part], state, noise, rollout.ended[:, part], rollout.success[:, part])
+    ends = rollout.ended[:, part], rollout.success[:, part]
+    return Rollout(rows, rollout.logits[:, part], state, noise, *ends, past)
 
 
-def make_optimizer(agent: nn.Module, name: str, learning_rate: float, beta1: float, beta2: float, eps: float,
+def make_optimizer(modules: nn.Module, name: str, learning_rate: float, beta1: float, beta2: float, eps: float,
                    weight_decay: float) -> torch.optim.Optimizer:  # fmt: skip
     """Adam(W) or RMSProp. Decoupled weight decay applies to matrices only, so no gate's bias is pulled to zero."""
     if name == "rmsprop" and weight_decay:
         raise ValueError("rmsprop takes no weight_decay here; use adam")
-    matrices = [p for p in agent.parameters() if p.dim() > 1]
-    vectors = [p for p in agent.parameters() if p.dim() <= 1]
+    matrices = [p for p in modules.parameters() if p.dim() > 1]
+    vectors = [p for p in modules.parameters() if p.dim() <= 1]
     capturable = matrices[0].device.type == "cuda"
     lr = torch.tensor(learning_rate, device=matrices[0].device) if capturable else learning_rate
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -26,6 +26,7 @@ class Rollout(NamedTuple):
     noise: tuple[Tensor, ...]  # of the core, each (T+1, B, .)
     ended: Tensor  # (T, B) bool: row t+1 is the last of its episode
     success: Tensor  # (T, B) bool: and the episode succeeded
+    past: Step | None = None  # rows before row 0, each field (M, B, ...), where an auxiliary loss remembers them
 
 
 def start(env: Env, agent: Agent) -> Carry:

@@ -38,6 +38,7 @@ class Trainer:
         self.unroll_length = env.spec.max_rows - 1 if full_episode else unroll_length
         self.generator = torch.Generator(env.device).manual_seed(seed)
         learner.generator.manual_seed(seed + 1)
+        learner.positions.manual_seed(seed + 2)
         self.tracker = EpisodeTracker(env.num_envs, env.device)
         self.scale = RewardScale(env.num_envs, learner.settings.gamma, env.device) if normalise_reward else None
         self.step = self.update = 0
@@ -82,12 +83,15 @@ class Trainer:
             "generators": {
                 "act": self.generator.get_state(),
                 "minibatch": learner.generator.get_state(),
+                "positions": learner.positions.get_state(),
                 "torch": torch.get_rng_state(),
             },
             "tracker": self.tracker.state_dict(),
             "scale": self.scale.state_dict() if self.scale else None,
             "actor": dict(learner.actor.state_dict()) if learner.actor_lag else None,
             "history": [list(entry) for entry in learner.history],
+            "auxiliary": dict(learner.auxiliary.state_dict()) if learner.auxiliary else None,
+            "past": list(learner.past) if learner.past else None,
             "step": self.step,
             "update": self.update,
         }
@@ -108,12 +112,17 @@ class Trainer:
         learner.history.extend([x.to(device) for x in entry] for entry in saved["history"])
         if learner.actor_lag:
             learner.actor.load_state_dict(saved["actor"])
+        if learner.auxiliary:
+            learner.auxiliary.load_state_dict(saved["auxiliary"])
+            learner.past = saved["past"] and Step(*(x.to(device) for x in saved["past"]))
         self.step, self.update = saved["step"], saved["update"]
+        learner.updates = self.update
         return lost
 
     def _load_generators(self, saved: dict[str, Any]) -> list[str]:
         env, generators = dict(saved["env"]), saved["generators"]
         torch.set_rng_state(generators["torch"].cpu())
+        self.learner.positions.set_state(generators["positions"].cpu())
         same_kind = self.generator.get_state().shape == generators["act"].shape
         if same_kind:
             self.generator.set_state(generators["act"].cpu())

@@ -1,0 +1,120 @@
+"""Where the auxiliary losses look, how far their gradient goes, and that they teach the state something."""
+
+import pytest
+import torch
+from counting import CountingEnv
+from test_learner import SETTINGS, B, T, make_agent, rollout_of
+
+from agents.auxiliary import Auxiliary, AuxiliarySettings, flat_state, remember
+from agents.learner import Learner, make_optimizer
+from agents.rollout import collect, start
+from agents.trainer import transitions
+from memory_cells import VARIANTS, make_core
+
+
+def settings(kind="reconstruct", **changes):
+    base = dict(kind=kind, cost=1.0, anchors=1, segment=4, truncation=100, memory=0, pretrain_updates=0, decoder_size=16,
+                decoder_layers=2)  # fmt: skip
+    return AuxiliarySettings(**(base | changes))
+
+
+def spy(auxiliary):
+    """Records (span, same_episode, distance) of every decoding."""
+    seen, real = [], auxiliary._decode
+    auxiliary._decode = lambda *a: (seen.append(a), real(*a))[1]
+    return seen
+
+
+@pytest.mark.parametrize("memory", [0, 30])
+@pytest.mark.parametrize("kind", ["reconstruct", "predict"])
+def test_segments_lie_where_they_should(kind, memory):
+    """The counting stream says at every row which row of its episode it is."""
+    agent = make_agent()
+    auxiliary = Auxiliary(agent, 2, settings(kind, memory=memory))
+    seen, generator = spy(auxiliary), torch.Generator().manual_seed(0)
+    env, acting = CountingEnv(B), torch.Generator().manual_seed(0)
+    carry, past, stream, farthest = start(env, agent), None, [], 0
+    for k in range(6):
+        rollout, carry = collect(env, agent, carry, T, acting)
+        rollout.rows.obs[..., 1] = torch.arange(k * T, (k + 1) * T + 1).unsqueeze(1)  # the row's number in the stream
+        rollout = rollout._replace(past=past)
+        stream.append(rollout.rows.obs[:-1])
+        whole = torch.cat([*stream, rollout.rows.obs[-1:]])
+        for _ in range(5):
+            auxiliary.loss(agent, rollout, rollout.state, generator)
+            _, span, same, distance = seen.pop()
+            L = span.obs.shape[0]
+            assert 4 + (kind == "predict") == L
+            at = int(span.obs[0, 0, 1])
+            assert torch.equal(span.obs[:, 0, 1], torch.arange(at, at + L).float())
+            end = at + distance  # rows the state has seen
+            assert k * T < end <= (k + 1) * T  # it stands inside the rollout
+            farthest = max(farthest, distance)
+            span_end = at + L if kind == "predict" else end
+            for b in range(B):
+                t = whole[at:span_end, b, 0]
+                assert same[b] == (t[1:] == t[:-1] + 1).all()  # one episode from the segment to the anchor
+            assert distance == 1 if kind == "predict" else distance >= 4
+        past = remember(past, rollout.rows, memory)
+    assert kind == "predict" or (farthest > T) == (memory > 0)
+
+
+@pytest.mark.parametrize("kind", ["reconstruct", "predict"])
+@pytest.mark.parametrize("truncation", [1, 3, 100])
+def test_the_gradient_goes_back_exactly_so_far(kind, truncation):
+    agent = make_agent()
+    auxiliary = Auxiliary(agent, 2, settings(kind, truncation=truncation))
+    rollout, _ = rollout_of(agent)
+    obs = rollout.rows.obs.clone().requires_grad_()
+    leaf = rollout._replace(rows=rollout.rows._replace(obs=obs, first=torch.zeros_like(rollout.rows.first)))
+    state = tuple(s.clone().requires_grad_() for s in rollout.state)
+    generator = torch.Generator().manual_seed(3)
+    held = auxiliary._state_at(agent, leaf, state, 9)
+    gradient = torch.autograd.grad(flat_state(held).sum(), obs)[0]
+    reached = gradient.abs().sum((1, 2)) > 0
+    assert reached.tolist() == [max(0, 9 - truncation) <= t < 9 for t in range(T + 1)]
+    loss, _ = auxiliary.loss(agent, leaf, state, generator)
+    loss.backward()
+    assert all(s.grad is None for s in state)
+    assert agent.core.weight_h.grad is not None or truncation == 1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_fits_every_core(name):
+    agent = make_agent(make_core(name, 8, 16, horizon=20))
+    auxiliary = Auxiliary(agent, 2, settings(anchors=2))
+    rollout, _ = rollout_of(agent)
+    loss, log = auxiliary.loss(agent, rollout, rollout.state, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert torch.isfinite(loss) and log and all(p.grad is not None for p in auxiliary.parameters())
+
+
+def learner_with(kind, **changes):
+    agent = make_agent()
+    auxiliary = Auxiliary(agent, 2, settings(kind, **changes))
+    modules = torch.nn.ModuleDict({"agent": agent, "auxiliary": auxiliary})
+    return Learner(agent, agent, make_optimizer(modules, "adam", 3e-3, 0.9, 0.999, 1e-5, 0.0), SETTINGS, 0, auxiliary)
+
+
+@pytest.mark.parametrize("kind", ["reconstruct", "predict"])
+def test_pretraining_trains_nothing_but_the_auxiliary_term(kind):
+    learner = learner_with(kind, pretrain_updates=3, memory=20)
+    heads = [p.detach().clone() for m in (learner.agent.policy, learner.agent.value) for p in m.parameters()]
+    losses = []
+    for k in range(4):
+        rollout, _ = rollout_of(learner.actor, seed=k)
+        losses.append(learner.update(rollout, transitions(rollout, False)))
+        now = [p for m in (learner.agent.policy, learner.agent.value) for p in m.parameters()]
+        assert all(torch.equal(a, b) for a, b in zip(heads, now, strict=True)) == (k < 3)
+    assert all("auxiliary_loss" in log for log in losses)
+    assert learner.past.first.shape == (20, B)
+
+
+def test_the_state_learns_to_hold_what_it_is_asked_for():
+    learner = learner_with("reconstruct", pretrain_updates=10**6, anchors=4)
+    first, last = [], []
+    for k in range(120):
+        rollout, _ = rollout_of(learner.actor, seed=k)
+        log = learner.update(rollout, transitions(rollout, False))
+        (first if k < 10 else last if k >= 110 else []).append(log["auxiliary_loss"].item())
+    assert sum(last) < 0.5 * sum(first)
