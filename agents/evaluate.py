@@ -101,14 +101,12 @@ def _bootstrap(values: np.ndarray) -> list[float]:
 def evaluate(agent: Agent, env: Env, episodes: int, seed: int) -> dict[str, Any]:
     """Greedy and sampled play from the same seed, with chance and optimum beside them.
 
-    `env` is the evaluation's own and is reseeded; the default generators are left as they were.
+    `env` is the evaluation's own and is reseeded; no other generator is touched.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        env.seed(seed)
-        greedy = summarise(play(agent, env, episodes, None))
-        env.seed(seed)
-        sampled = summarise(play(agent, env, episodes, torch.Generator(env.device).manual_seed(seed + 1)))
+    env.seed(seed)
+    greedy = summarise(play(agent, env, episodes, None))
+    env.seed(seed)
+    sampled = summarise(play(agent, env, episodes, torch.Generator(env.device).manual_seed(seed + 1)))
     spec = env.spec
     reference = {"chance": spec.chance, "r_star": spec.r_star, "r0_memory": spec.r0_memory, "r_random": spec.r_random}
     return {"seed": seed, "episodes": episodes, "greedy": greedy, "sampled": sampled, "reference": reference}

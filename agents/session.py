@@ -62,8 +62,9 @@ class Session:
         Returns remarks for the user. Raises CheckpointError, RunError.
         """
         found = checkpoint.list_checkpoints(self.run_dir)
-        if not found or ([f.name for f in found] == [f"{self.trainer.step:012d}"] and not (found[0].parent / "latest").exists()):
-            self.metrics.truncate_to(0)  # killed in or before the first save
+        begun = any(not f.name.startswith(f"{self.trainer.step:012d}") for f in found)
+        if not begun and not (self.run_dir / "checkpoints" / "latest").exists():
+            self.metrics.truncate_to(0)
             return ["no checkpoint yet: starting from the beginning"]
         tensors, meta, folder = checkpoint.load(self.run_dir)
         try:

@@ -1,0 +1,85 @@
+"""Film the latest checkpoint of a run: episodes of both cue values side by side, with policy, value, memory and gates.
+
+    python record_video.py RUN [--episodes N] [--out FILE] [--fps F] [--sampled] [key=value ...]
+
+Writes FILE as MP4 and, beside it, the same as GIF (default RUN/video.mp4 and RUN/video.gif). --episodes is the number
+for each cue value (default 2); --sampled draws actions from the policy instead of taking the likeliest; key=value
+changes the environment or the film's seed (env.corridor_length=100, evaluate.seed=7, device=cpu).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import build  # sets the environment that torch is imported in, so it comes first
+
+# isort: split
+import torch
+
+from agents.checkpoint import CheckpointError
+from agents.film import FilmError, shoot
+from agents.runlog import RunError, check_run
+from agents.video import scenes, write
+from configs.errors import ConfigError
+
+#: what a film may change
+CHANGEABLE = ("env.", "evaluate.seed", "device", "train.threads")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ConfigError(message)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    parser.add_argument("--episodes", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--fps", type=float)
+    parser.add_argument("--sampled", action="store_true")
+    options = parser.parse_intermixed_args(argv)
+    if options.episodes < 1:
+        raise ConfigError(f"--episodes must be at least 1, got {options.episodes}")
+    if options.fps is not None and not (math.isfinite(options.fps) and 0.1 <= options.fps <= 240):
+        raise ConfigError(f"--fps must lie between 0.1 and 240, got {options.fps:g}")
+    if options.out is not None and options.out.suffix.lower() not in (".mp4", ".gif"):
+        raise ConfigError(f"--out must end in .mp4 or .gif (both are written), got {str(options.out)!r}")
+    return options
+
+
+def film(options: argparse.Namespace) -> str:
+    """Shoots and writes; returns the line to print."""
+    out = options.out or options.run / "video.mp4"
+    config = build.run_config(options.run, options.settings, CHANGEABLE)
+    device, seed = build.set_up_torch(config), config.evaluate.seed
+    env = build.make_env(config, max(32, 16 * options.episodes), device, seed)
+    agent, where = build.load_agent(options.run, config, env)
+    generator = torch.Generator(device).manual_seed(seed + 1) if options.sampled else None
+    pairs = shoot(agent, env, options.episodes, generator)
+    length = getattr(config.env, "corridor_length", None)
+    about = config.env.name.replace("_", " ") + (f" · corridor {length}" if length else "")
+    note = f"trained {where['step']:,} steps · {'sampled' if options.sampled else 'greedy'}"
+    mp4, gif = out.with_suffix(".mp4"), out.with_suffix(".gif")
+    frames = write(scenes(pairs, env.action_names, (config.cell.name, about), note), mp4, gif, options.fps)
+    correct = sum(episode.success for pair in pairs for episode in pair)
+    return f"{mp4} and {gif.name}: {frames} frames, {correct} of {2 * len(pairs)} episodes correct"
+
+
+def main(argv: list[str]) -> int:
+    try:
+        options = parse(argv)
+        check_run(options.run)
+        print(film(options))
+        return 0
+    except (ConfigError, RunError, CheckpointError, FilmError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
