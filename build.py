@@ -17,12 +17,14 @@ import torch
 
 from agents import checkpoint
 from agents.agent import Agent
+from agents.auxiliary import Auxiliary, AuxiliarySettings
 from agents.evaluate import evaluate, play
 from agents.learner import Learner, Settings, make_optimizer
+from agents.session import check_like
 from agents.trainer import Schedule, Trainer
 from configs.errors import ConfigError
 from configs.load import diff_configs, from_resolved
-from configs.schema import Config
+from configs.schema import Config, DecoderConfig
 from envs import make as make_env_by_name
 from envs.env import Env
 from memory_cells import VARIANTS, make_core
@@ -85,20 +87,35 @@ def make_agent(config: Config, env: Env) -> Agent:
     return agent.to(env.device)
 
 
+def make_auxiliary(config: Config, agent: Agent, env: Env) -> Auxiliary | None:
+    """The decoder of `config.aux`, drawn from the config's seed, or None."""
+    aux = config.aux
+    if not isinstance(aux, DecoderConfig):
+        return None
+    known = {f.name: getattr(aux, f.name) for f in dataclasses.fields(AuxiliarySettings) if f.name != "kind"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        size = int(torch.Size(env.obs_shape).numel())
+        return Auxiliary(agent, size, AuxiliarySettings(kind=aux.name, **known)).to(env.device)
+
+
 def make_trainer(config: Config, device: torch.device) -> Trainer:
     """Environment, agent, learner and their generators, all seeded from `config.seed`."""
     a, t = config.agent, config.train
+    torch.manual_seed(config.seed)  # the default generator too: it starts differently in every process, and is saved
     env = make_env(config, t.num_envs, device, seed=config.seed)
     agent = make_agent(config, env)
+    auxiliary = make_auxiliary(config, agent, env)
+    modules = torch.nn.ModuleList([agent] if auxiliary is None else [agent, auxiliary])
     try:
         optimizer = make_optimizer(
-            agent, a.optimizer, a.learning_rate, a.adam_beta1, a.adam_beta2, a.optimizer_eps, a.weight_decay
+            modules, a.optimizer, a.learning_rate, a.adam_beta1, a.adam_beta2, a.optimizer_eps, a.weight_decay
         )
     except ValueError as error:
         raise ConfigError(f"agent: {error}") from error
     actor = copy.deepcopy(agent) if a.actor_lag else agent
     settings = Settings(**{f.name: getattr(a, f.name) for f in dataclasses.fields(Settings)})
-    learner = Learner(agent, actor, optimizer, settings, a.actor_lag)
+    learner = Learner(agent, actor, optimizer, settings, a.actor_lag, auxiliary)
     try:
         return Trainer(
             env, learner, steps=t.steps, unroll_length=t.unroll_length, full_episode=a.full_episode,
@@ -147,7 +164,10 @@ def load_agent(run_dir: Path, config: Config, env: Env) -> tuple[Agent, dict[str
     agent = make_agent(config, env)
     try:
         state = checkpoint.unflatten(tensors, meta["trainer"])
+        check_like(state["agent"], dict(agent.state_dict()), "agent")
         agent.load_state_dict(state["agent"])
-        return agent, {"step": state["step"], "update": state["update"]}
-    except (KeyError, TypeError, RuntimeError) as error:
+        where = {name: state[name] for name in ("step", "update")}
+        check_like(where, {"step": 0, "update": 0}, "trainer")
+        return agent, where
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise checkpoint.CheckpointError(f"{folder} does not fit this run's config: {error}") from error

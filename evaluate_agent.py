@@ -27,12 +27,20 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
+def lengths(text: str) -> list[int]:
+    """'50,100' -> [50, 100]."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers such as 50,100,200, got {text!r}") from None
+
+
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("run", type=Path)
     parser.add_argument("settings", nargs="*", metavar="key=value")
     parser.add_argument("--episodes", type=int)
-    parser.add_argument("--lengths", type=lambda text: [int(x) for x in text.split(",")])
+    parser.add_argument("--lengths", type=lengths)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_intermixed_args(argv)
     extra = [] if options.episodes is None else [f"evaluate.episodes={options.episodes}"]

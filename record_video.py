@@ -3,7 +3,7 @@
     python record_video.py RUN [--episodes N] [--out FILE] [--fps F] [--sampled] [key=value ...]
 
 Writes FILE as MP4 and, beside it, the same as GIF (default RUN/video.mp4 and RUN/video.gif). --episodes is the number
-for each cue value (default 2); --sampled draws actions from the policy instead of taking the likeliest; key=value
+for each cue value (default 1). --sampled draws actions from the policy instead of taking the likeliest. key=value
 changes the environment or the film's seed (env.corridor_length=100, evaluate.seed=7, device=cpu).
 """
 

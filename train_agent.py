@@ -23,7 +23,7 @@ from configs.load import load_config, to_yaml
 from configs.schema import Config
 
 #: what a resumed run may change: where and how often, not what it computes
-RESUMABLE = ("device", "run_dir", "train.checkpoint_every", "train.keep_checkpoints", "train.threads")
+RESUMABLE = ("device", "train.checkpoint_every", "train.keep_checkpoints", "train.threads")
 
 
 def parse(argv: list[str]) -> tuple[Config, Path | None]:

@@ -39,6 +39,23 @@ class Interrupt:
             signal.signal(number, signal.SIG_DFL)
 
 
+def check_like(saved: Any, own: Any, name: str) -> None:
+    """Raises ValueError where `saved` is not built like `own`: type, keys, length, shape and dtype; numbers are >= 0.
+    None and empty containers in `own` ask for nothing. Generator states differ between devices: their size is free."""
+    if isinstance(own, torch.Tensor):
+        fits = isinstance(saved, torch.Tensor) and saved.dtype == own.dtype
+        fits = fits and (saved.shape == own.shape or "generator" in name)
+    elif isinstance(own, (dict, list, tuple)):
+        fits = isinstance(saved, dict) == isinstance(own, dict) and isinstance(saved, (dict, list, tuple))
+        fits = fits and (not own or (saved.keys() == own.keys() if isinstance(own, dict) else len(saved) == len(own)))
+    else:
+        fits = own is None or (type(saved) is type(own) and saved >= 0)
+    if not fits:
+        raise ValueError(f"{name} is not what this run would save")
+    for key in own if isinstance(own, dict) else range(len(own)) if isinstance(own, (list, tuple)) else ():
+        check_like(saved[key], own[key], f"{name}/{key}")
+
+
 class Session:
     """Runs `trainer` in the folder `run_dir`.
 
@@ -69,11 +86,13 @@ class Session:
         tensors, meta, folder = checkpoint.load(self.run_dir)
         try:
             state = checkpoint.unflatten(tensors, meta["trainer"])
-            offset, self.solved = meta["metrics_offset"], meta["solved"]
+            check_like(state, self.trainer.state_like(state), "trainer")
+            check_like([meta["metrics_offset"], meta["solved"]], [0, False], "meta")
             lost = self.trainer.load(state)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise checkpoint.CheckpointError(f"{folder} does not fit this run's config: {error}") from error
-        self.metrics.truncate_to(offset)
+        self.solved = meta["solved"]
+        self.metrics.truncate_to(meta["metrics_offset"])
         self.saved = self.trainer.update
         return [f"resumed at step {self.trainer.step:,} from {folder.name}", *lost]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +96,18 @@ class Trainer:
             "step": self.step,
             "update": self.update,
         }
+
+    def state_like(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """What `saved` should be built like: `state()`, with a history as long and an optimiser that has made a step.
+        Raises KeyError, TypeError where `saved` is no state at all."""
+        own, optimizer = self.state(), copy.deepcopy(self.learner.optimizer)
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        blank = optimizer.state_dict()["state"]
+        own["optimizer"] = {index: blank[index] for index in saved["optimizer"]}
+        own["history"] = [list(self.learner.agent.parameters())] * len(saved["history"])
+        return own
 
     def load(self, saved: dict[str, Any]) -> list[str]:
         """Continues from `state()`, exactly; returns what could not be carried over, in words (generators, when the

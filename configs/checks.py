@@ -1,7 +1,7 @@
 """Combinations of settings that mean nothing: each raises a ConfigError that names the keys and a way out."""
 
 from configs.errors import ConfigError
-from configs.schema import Config
+from configs.schema import Config, DecoderConfig
 
 
 def check_combinations(config: Config) -> None:
@@ -10,6 +10,8 @@ def check_combinations(config: Config) -> None:
     length = train.unroll_length
     if train.stop_at_success is not None and not train.evaluate_every:
         raise ConfigError(f"train.stop_at_success={train.stop_at_success} needs train.evaluate_every above 0")
+    if isinstance(config.aux, DecoderConfig):
+        _check_auxiliary(config.aux, length)
     if train.num_envs % agent.minibatches:
         divisors = [d for d in range(1, min(train.num_envs, 4096) + 1) if train.num_envs % d == 0]
         near = min(divisors, key=lambda d: abs(d - agent.minibatches))
@@ -37,3 +39,12 @@ def check_combinations(config: Config) -> None:
     if agent.returns == "gae" and agent.policy_loss == "pg" and agent.correct_off_policy and off_policy:
         raise ConfigError(f"agent.returns=gae does not correct for off-policy data ({off_policy}); expected "
                           f"agent.returns=vtrace, agent.policy_loss=ppo, or agent.correct_off_policy=false")
+
+
+def _check_auxiliary(aux: DecoderConfig, length: int) -> None:
+    if aux.memory and aux.name == "predict":
+        raise ConfigError(f"aux.memory={aux.memory} is for aux=reconstruct: what comes is not in the past; expected 0")
+    room = length if aux.name == "predict" else length + aux.memory
+    if aux.segment > room:
+        raise ConfigError(f"aux.segment={aux.segment} does not fit into train.unroll_length={length}"
+                          + (f" and aux.memory={aux.memory}" if aux.memory else "") + f"; expected at most {room}")

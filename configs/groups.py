@@ -6,7 +6,7 @@ is a CellConfig, and `configs/cell/NAME.yaml` is read only where a cell wants ot
 
 from pathlib import Path
 
-from configs.schema import ActiveConfig, AgentConfig, BakkerConfig, PassiveConfig
+from configs.schema import ActiveConfig, AgentConfig, AuxConfig, BakkerConfig, DecoderConfig, PassiveConfig
 
 CONFIG_ROOT = Path(__file__).resolve().parent
 
@@ -23,4 +23,12 @@ AGENTS = {
     "ppo": AgentConfig,
 }
 
-DEFAULT_GROUPS = {"cell": "ur-lstm", "env": "tmaze_passive", "agent": "vtrace"}
+AUXILIARIES = {
+    "none": AuxConfig,
+    "reconstruct": DecoderConfig,
+    "predict": DecoderConfig,
+}
+
+DEFAULT_GROUPS = {"cell": "ur-lstm", "env": "tmaze_passive", "agent": "vtrace", "aux": "none"}
+#: groups whose names may go without a YAML: the table says it all
+WITHOUT_FILES = ("cell", "aux")

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.checks import check_combinations
 from configs.errors import ConfigError, show
-from configs.groups import AGENTS, CONFIG_ROOT, DEFAULT_GROUPS, ENVS
+from configs.groups import AGENTS, AUXILIARIES, CONFIG_ROOT, DEFAULT_GROUPS, ENVS, WITHOUT_FILES
 from configs.leaves import Setting, closest, coerce, nearest, settings_of
 from configs.schema import CellConfig, Config
 from configs.strict_yaml import COMMAND_LINE, Leaf, parse_value, read_leaves
@@ -170,7 +170,7 @@ def _read(path: Path) -> tuple[dict[str, Choice], list[Leaf], dict[str, Choice]]
 
 
 def _names(group: str, known_cells: Sequence[str]) -> list[str]:
-    return list({"env": ENVS, "agent": AGENTS, "cell": known_cells}[group])
+    return list({"env": ENVS, "agent": AGENTS, "aux": AUXILIARIES, "cell": known_cells}[group])
 
 
 def _check_names(chosen: dict[str, Choice], known_cells: Sequence[str] | None) -> None:
@@ -187,7 +187,7 @@ def _group_leaves(chosen: dict[str, Choice], known_cells: Sequence[str]) -> list
     found = []
     for group, (name, _) in chosen.items():
         path = CONFIG_ROOT / group / f"{name}.yaml"
-        if group != "cell" or path.is_file():
+        if group not in WITHOUT_FILES or path.is_file():
             found += [leaf._replace(key=f"{group}.{leaf.key}") for leaf in read_leaves(path)]
     return found
 
@@ -196,7 +196,8 @@ def _assemble(chosen: dict[str, Choice], known_cells: Sequence[str] | None, leav
     _check_names(chosen, known_cells)
     name = {group: choice[0] for group, choice in chosen.items()}
     base = Config(cell=CellConfig(name=name["cell"]), env=ENVS[name["env"]](name=name["env"]),
-                  agent=AGENTS[name["agent"]](name=name["agent"]))
+                  agent=AGENTS[name["agent"]](name=name["agent"]),
+                  aux=AUXILIARIES[name["aux"]](name=name["aux"]))
     settings = {s.key: s for s in settings_of(base)}
     sections = {key.partition(".")[0] for key in settings if "." in key}
     values: dict[str, Any] = {}

@@ -124,6 +124,28 @@ class AgentConfig:
 
 
 @dataclass(frozen=True)
+class AuxConfig:
+    """An auxiliary loss on the core's state; none has no settings."""
+
+    name: str = leaf("none", "chosen by aux=NAME")
+
+
+@dataclass(frozen=True)
+class DecoderConfig(AuxConfig):
+    """Trinh et al. (2018): reconstruct past rows, or predict coming ones, from the state at an anchor row."""
+
+    name: str = leaf("reconstruct", "chosen by aux=NAME")
+    cost: float = leaf(0.1, "weight of the loss", min=0)
+    anchors: int = leaf(1, "anchor rows per minibatch", min=1, max=1024)
+    segment: int = leaf(8, "rows that are reconstructed or predicted from an anchor", min=2, max=100_000)
+    truncation: int = leaf(64, "steps that the gradient goes back from an anchor", min=1)
+    memory: int = leaf(0, "rows before the rollout that can be asked for too (reconstruct)", min=0, max=1_000_000)
+    pretrain_updates: int = leaf(0, "first updates in which nothing else is learned", min=0)
+    decoder_size: int = leaf(64, "width of the decoder", min=1, max=65536)
+    decoder_layers: int = leaf(2, "layers of the decoder", min=1, max=16)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How much, how wide, how often."""
 
@@ -161,5 +183,6 @@ class Config:
     cell: CellConfig = field(default_factory=CellConfig)
     env: EnvConfig = field(default_factory=PassiveConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
+    aux: AuxConfig = field(default_factory=AuxConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
