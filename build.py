@@ -28,6 +28,7 @@ from configs.schema import Config, DecoderConfig
 from envs import make as make_env_by_name
 from envs.env import Env
 from memory_cells import VARIANTS, make_core
+from memory_cells.variants import OPTIONS
 
 KNOWN_CELLS = tuple(VARIANTS)
 
@@ -74,11 +75,11 @@ def make_agent(config: Config, env: Env) -> Agent:
     """A freshly initialised agent, drawn from the config's seed whatever was drawn before, on the env's device."""
     c, a = config.cell, config.agent
     horizon = c.horizon if c.horizon is not None else env.spec.max_rows
+    options = {name: value for name, value in dataclasses.asdict(c).items() if name in OPTIONS}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            core = make_core(c.name, a.embedding_size, c.hidden_size, horizon=horizon, bias=c.bias,
-                             refine_bias=c.refine_bias, reset_form=c.reset_form)  # fmt: skip
+            core = make_core(c.name, a.embedding_size, c.hidden_size, horizon=horizon, **options)
         except ValueError as error:
             raise ConfigError(f"cell: {error}") from error
         size = int(torch.Size(env.obs_shape).numel())

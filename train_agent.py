@@ -81,6 +81,9 @@ def main(argv: list[str]) -> int:
     except NonFiniteError as error:
         print(f"error: {error}; training stopped before the step, the last checkpoint is intact", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before the first update or after the last one; in between the session saves and leaves
+        print("interrupted; a run that has begun goes on with --resume RUN", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

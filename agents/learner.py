@@ -14,10 +14,11 @@ from agents.auxiliary import Auxiliary, remember
 from agents.rollout import Rollout
 from envs.env import Step
 from memory_cells.cells import State
+from memory_cells.constrained import constrain
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient is NaN or infinite; the parameters are as they were before the update."""
+    """A loss or a gradient is NaN or infinite; the step that they were for was not made."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Learner:
         if self.settings.max_grad_norm:
             nn.utils.clip_grads_with_norm_(self.modules.parameters(), self.settings.max_grad_norm, norm)
         self.optimizer.step()
+        constrain(self.agent)
         log |= {f"{name}_loss": term.detach() for name, term in terms.items()}
         return log | {"loss": loss.detach(), "grad_norm": norm, "finite": finite.to(loss.dtype)}
 

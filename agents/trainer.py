@@ -58,6 +58,8 @@ class Trainer:
         self.learner.schedule(self.learning_rate(progress), self.entropy_cost(progress))
         if self.full_episode:
             self.carry = start(self.env, self.learner.actor)
+            if self.scale:
+                self.scale.discounted = torch.zeros_like(self.scale.discounted)  # no row of an episode's start clears it
         rollout, self.carry = collect(self.env, self.learner.actor, self.carry, self.unroll_length, self.generator)
         valid = transitions(rollout, self.full_episode)
         self.tracker.add(rollout.rows.reward[1:], valid, rollout.ended, rollout.success)

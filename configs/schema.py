@@ -33,7 +33,19 @@ class CellConfig:
                                       choices=("neg", "zero"))
     reset_form: str | None = leaf(None, "GRU: reset gate after (PyTorch) or before (Cho) the recurrent matrix",
                                      choices=("after", "before"))
-    path: str = leaf("auto", "how time is unrolled", choices=("auto", "fused", "eager", "loop"))
+    chunk: int | None = leaf(None, "master gates: units that share one", min=1)
+    kaf_size: int | None = leaf(None, "KAF gates: points of the dictionary", min=2)
+    memory_size: int | None = leaf(None, "NRU: width of the memory", min=1)
+    heads: int | None = leaf(None, "NRU: write and erase heads", min=1)
+    head_reduce: str | None = leaf(None, "NRU: over the heads", choices=("mean", "sum"))
+    feed_x: bool | None = leaf(None, "NRU: whether the heads see the input")
+    p_detach: float | None = leaf(None, "h-detach: probability of blocking", min=0, max=1)
+    coin: str | None = leaf(None, "h-detach: one coin a row for the batch, or for each sample", choices=("batch", "sample"))
+    zoneout_c: float | None = leaf(None, "zoneout: probability of keeping a unit's memory", min=0, max=0.999)
+    zoneout_h: float | None = leaf(None, "zoneout: probability of keeping a unit's output", min=0, max=0.999)
+    open_fraction: float | None = leaf(None, "Phased LSTM: open share of a period", min=1e-6, max=1)
+    threshold: float | None = leaf(None, "time gate in evaluation: less open units are not computed", min=0, max=1)
+    path: str = leaf("auto", "how time is unrolled", choices=("auto", "fused", "eager", "scan", "loop"))
 
 
 @dataclass(frozen=True)

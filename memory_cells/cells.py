@@ -7,13 +7,14 @@ Shapes: T time, B environments, I input, H hidden. `project` does everything tha
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memory_cells.gates import Free, Gate
-from memory_cells.inits import Init, orthogonal_rows, torch_default_rows, xavier_rows
+from memory_cells.inits import Init, Rows, orthogonal_rows, torch_default_rows, xavier_rows
 from memory_cells.squash import Sigmoid
 
 State = tuple[Tensor, ...]
@@ -54,21 +55,24 @@ class Cell(nn.Module):
         return tuple(parameter.new_zeros(batch, self.hidden_size) for _ in self.state_names)
 
     def set_bias(self, blocks: list[Tensor]) -> None:
-        """Writes per-block biases, (H,) each, over the start of `self.bias`."""
+        """Writes per-block biases over the start of `self.bias`."""
+        start = 0
         with torch.no_grad():
-            for k, block in enumerate(blocks):
-                self.bias[k * self.hidden_size : (k + 1) * self.hidden_size] = block
+            for block in blocks:
+                self.bias[start : start + len(block)] = block
+                start += len(block)
 
 
-def _drawn(rows: int, hidden_size: int) -> Tensor:
+def _drawn(rows: Rows, hidden_size: int) -> Tensor:
     return torch_default_rows(rows, hidden_size, 1)[:, 0]
 
 
 class _Affine(Cell):
-    """Parameters of `rows` stacked affine maps of (x, h); row order: the gate's inputs, then the cell's own."""
+    """Stacked affine maps of (x, h), as wide as `rows` says; row order: the gate's inputs, then the cell's own."""
 
-    def __init__(self, input_size: int, hidden_size: int, rows: int, weights: str):
+    def __init__(self, input_size: int, hidden_size: int, rows: list[int], weights: str):
         super().__init__(input_size, hidden_size)
+        self.rows = rows
         if weights not in ("orthogonal", "torch"):
             raise ValueError(f"weights must be 'orthogonal' or 'torch', got {weights!r}")
         own = weights == "orthogonal"
@@ -79,7 +83,7 @@ class _Affine(Cell):
         self.weight_x, self.weight_h = nn.Parameter(x_rows), nn.Parameter(h_rows)
         # torch.nn adds two biases, each drawn like the weights; we hold their sum
         self.bias = nn.Parameter(
-            torch.zeros(rows * hidden_size) if own else _drawn(rows, hidden_size) + _drawn(rows, hidden_size)
+            torch.zeros(sum(rows)) if own else _drawn(rows, hidden_size) + _drawn(rows, hidden_size)
         )
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -93,23 +97,37 @@ class LSTM(_Affine):
 
     With `Free` it is the usual LSTM, with `Coupled` the tied LSTM of Gu et al. 2020, with `Refine` their UR-LSTM.
     `init=None` leaves every bias as drawn (torch's default).
+
+    `peepholes` (Gers & Schmidhuber 2000, as in Neil et al. 2016) add `w * c` to every pre-activation of the gate and
+    `w_o * c'` to that of the output gate, w per unit; they start from U(-1/sqrt(H), 1/sqrt(H)), which is our choice.
     """
 
     state_names, memory = ("h", "c"), "c"
 
     def __init__(self, input_size: int, hidden_size: int, gate: Gate | None = None, init: Init | None = None,
-                 squash=Sigmoid, weights: str = "orthogonal"):  # fmt: skip
+                 squash=Sigmoid, weights: str = "orthogonal", peepholes: bool = False):  # fmt: skip
         gate = gate or Free(squash)
-        super().__init__(input_size, hidden_size, len(gate.inputs) + 2, weights)
+        super().__init__(input_size, hidden_size, [*gate.widths(hidden_size), hidden_size, hidden_size], weights)
         self.gate, self.squash_output = gate, squash()
+        names = (*gate.inputs, "output") if peepholes else ()
+        self.peepholes = nn.ParameterDict({name: nn.Parameter(_drawn(1, hidden_size)) for name in names})
         if init is not None:
             self.set_bias(gate.biases(init, hidden_size))
 
     def step(self, z, state):
         h, c = state
-        *gates, candidate, output = (z[0] + F.linear(h, self.weight_h)).split(self.hidden_size, -1)
+        return self.finish((z[0] + F.linear(h, self.weight_h)).split(self.rows, -1), c)
+
+    def finish(self, pre: Sequence[Tensor], c: Tensor, units: Tensor | None = None) -> State:
+        """(h', c') from all pre-activations and the old c; `units` says which units they are of, if not of all in order."""
+        *gates, candidate, output = pre
+        peep = {name: w if units is None else w[units] for name, w in self.peepholes.items()}
+        if peep:
+            gates = [a + peep[name] * c for name, a in zip(self.gate.inputs, gates, strict=True)]
         keep, write = self.gate(*gates)
         c = keep * c + write * torch.tanh(candidate)
+        if peep:
+            output = output + peep["output"] * c
         return self.squash_output(output) * torch.tanh(c), c
 
 
@@ -127,7 +145,7 @@ class GRU(_Affine):
             raise ValueError(f"a GRU has one update gate for keep and write; {type(gate).__name__} does not fit")
         if reset_form not in ("after", "before"):
             raise ValueError(f"reset_form must be 'after' or 'before', got {reset_form!r}")
-        super().__init__(input_size, hidden_size, len(gate.inputs) + 2, weights)
+        super().__init__(input_size, hidden_size, [*gate.widths(hidden_size), hidden_size, hidden_size], weights)
         self.gate, self.squash_reset, self.reset_form = gate, squash(), reset_form
         if reset_form == "after":
             self.bias_h = nn.Parameter(torch.zeros(hidden_size))
@@ -140,13 +158,13 @@ class GRU(_Affine):
     def step(self, z, state):
         (h,), H = state, self.hidden_size
         if self.reset_form == "after":
-            *gates, reset, new = z[0].split(H, -1)
-            *h_gates, h_reset, h_new = F.linear(h, self.weight_h).split(H, -1)
+            *gates, reset, new = z[0].split(self.rows, -1)
+            *h_gates, h_reset, h_new = F.linear(h, self.weight_h).split(self.rows, -1)
             candidate = torch.tanh(new + self.squash_reset(reset + h_reset) * (h_new + self.bias_h))
             keep, write = self.gate(*(a + b for a, b in zip(gates, h_gates, strict=True)))
         else:
             # the two halves of z are added to the two matrix products whole, which the fused path does in place
-            *gates, reset = (z[0] + F.linear(h, self.weight_h[:-H])).split(H, -1)
+            *gates, reset = (z[0] + F.linear(h, self.weight_h[:-H])).split(self.rows[:-1], -1)
             candidate = torch.tanh(z[1] + F.linear(self.squash_reset(reset) * h, self.weight_h[-H:]))
             keep, write = self.gate(*gates)
         return (keep * h + write * candidate,)
@@ -168,14 +186,14 @@ class GatedRNN(_Affine):
 
     def __init__(self, input_size: int, hidden_size: int, gate: Gate, init: Init | None = None,
                  weights: str = "orthogonal"):  # fmt: skip
-        super().__init__(input_size, hidden_size, len(gate.inputs) + 1, weights)
+        super().__init__(input_size, hidden_size, [*gate.widths(hidden_size), hidden_size], weights)
         self.gate = gate
         if init is not None:
             self.set_bias(gate.biases(init, hidden_size))
 
     def step(self, z, state):
         (h,) = state
-        *gates, candidate = (z[0] + F.linear(h, self.weight_h)).split(self.hidden_size, -1)
+        *gates, candidate = (z[0] + F.linear(h, self.weight_h)).split(self.rows, -1)
         keep, write = self.gate(*gates)
         return (keep * h + write * torch.tanh(candidate),)
 

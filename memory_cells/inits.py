@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,10 @@ class Init(ABC):
     @abstractmethod
     def __call__(self, hidden_size: int) -> Tensor: ...
 
+    @abstractmethod
+    def reach(self, hidden_size: int) -> float:
+        """The largest absolute bias that it gives: how far a squash with a finite dictionary must see."""
+
 
 @dataclass(frozen=True)
 class Constant(Init):
@@ -33,6 +38,9 @@ class Constant(Init):
 
     def __call__(self, hidden_size: int) -> Tensor:
         return torch.full((hidden_size,), float(self.value))
+
+    def reach(self, hidden_size: int) -> float:
+        return abs(self.value)
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,30 @@ class Chrono(Init):
     def __call__(self, hidden_size: int) -> Tensor:
         return torch.empty(hidden_size).uniform_(1.0, self.horizon - 1.0).log()
 
+    def reach(self, hidden_size: int) -> float:
+        return math.log(self.horizon - 1)
+
+
+@dataclass(frozen=True)
+class HeavyTail(Init):
+    """`b = log T` with `P(T = k) ~ 1 / (k log^2(k + 1))`, for an unknown horizon (Tallec & Ollivier 2018, footnote).
+
+    The tail falls like 1 / log k, so it is cut at `longest` steps, beyond which float32 cannot tell keep from 1; that cut
+    is ours. About five units in eight start at keep = 1/2, one in 23 above 0.99, one in 90 above 0.9999.
+    """
+
+    longest: int = 2**20
+    mirrors = True
+
+    def __call__(self, hidden_size: int) -> Tensor:
+        k = torch.arange(1, self.longest + 1, dtype=torch.float64)
+        total = (1 / (k * (k + 1).log().square())).cumsum(0)
+        drawn = torch.searchsorted(total, total[-1] * torch.rand(hidden_size, dtype=torch.float64))
+        return k[drawn.clamp(max=self.longest - 1)].log().float()
+
+    def reach(self, hidden_size: int) -> float:
+        return math.log(self.longest)
+
 
 @dataclass(frozen=True)
 class Uniform(Init):
@@ -64,18 +96,30 @@ class Uniform(Init):
             raise ValueError(f"uniform gate initialisation needs at least 2 units, got {hidden_size}")
         return torch.empty(hidden_size).uniform_(1 / hidden_size, 1 - 1 / hidden_size).logit()
 
+    def reach(self, hidden_size: int) -> float:
+        return math.log(hidden_size - 1)
 
-def orthogonal_rows(rows: int, hidden_size: int) -> Tensor:
+
+Rows = int | Sequence[int]  # that many blocks of H rows, or the height of every block
+
+
+def _heights(rows: Rows, hidden_size: int) -> Sequence[int]:
+    return [hidden_size] * rows if isinstance(rows, int) else rows
+
+
+def orthogonal_rows(rows: Rows, hidden_size: int) -> Tensor:
     """(rows*H, H): one orthogonal matrix per gate, never one for the whole stack (whose blocks would not be orthogonal)."""
-    return torch.cat([torch.nn.init.orthogonal_(torch.empty(hidden_size, hidden_size)) for _ in range(rows)])
+    blocks = [torch.empty(height, hidden_size) for height in _heights(rows, hidden_size)]
+    return torch.cat([torch.nn.init.orthogonal_(block) for block in blocks])
 
 
-def xavier_rows(rows: int, hidden_size: int, input_size: int) -> Tensor:
+def xavier_rows(rows: Rows, hidden_size: int, input_size: int) -> Tensor:
     """(rows*H, I): Glorot-uniform per gate."""
-    return torch.cat([torch.nn.init.xavier_uniform_(torch.empty(hidden_size, input_size)) for _ in range(rows)])
+    blocks = [torch.empty(height, input_size) for height in _heights(rows, hidden_size)]
+    return torch.cat([torch.nn.init.xavier_uniform_(block) for block in blocks])
 
 
-def torch_default_rows(rows: int, hidden_size: int, columns: int) -> Tensor:
+def torch_default_rows(rows: Rows, hidden_size: int, columns: int) -> Tensor:
     """(rows*H, columns): U(-1/sqrt(H), 1/sqrt(H)), what torch.nn.LSTM and torch.nn.GRU draw."""
     bound = 1 / math.sqrt(hidden_size)
-    return torch.empty(rows * hidden_size, columns).uniform_(-bound, bound)
+    return torch.empty(sum(_heights(rows, hidden_size)), columns).uniform_(-bound, bound)

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from memory_cells.cells import Cell, State
 from memory_cells.gates import Gate
 from memory_cells.kernels import sequence
 from memory_cells.kernels.graph import NotTraceable
 
-PATHS = ("auto", "fused", "eager", "loop")
+PATHS = ("auto", "fused", "eager", "loop", "scan")
 
 
+@parametrize.cached()  # a weight that is computed (orthogonal, masked) is computed once, not once a row
 def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "auto", record: Sequence[str] = (),
            noise: tuple[Tensor, ...] | None = None):  # fmt: skip
     """Runs `core` over T rows.
@@ -26,7 +28,8 @@ def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "a
     x (T, B, I); first (T, B) bool; state: a tuple of (B, .) tensors.
     path: "loop" is the definition; "fused" the sequence function (one C++ function on the CPU, torch operations
     elsewhere or without a compiler) and raises `NotTraceable` where a cell is not of that kind; "eager" the sequence
-    function in torch operations; "auto" takes "fused" for more than one row and falls back on "loop".
+    function in torch operations; "scan" the cell's own form for a whole sequence and raises `ValueError` where it has
+    none; "auto" takes, for more than one row, "scan" if the cell has it, else "fused", and falls back on "loop".
     record: names of traces to return as well, from "keep", "write" (the cell's gate) and the names of the state; each
     (T, B, H). Recording takes the loop.
     noise: what `core.draw` gave for these rows; None draws it here, from torch's default generator.
@@ -37,8 +40,17 @@ def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "a
     z = core.project(x) + (core.draw(*first.shape) if noise is None else noise)
     if record:
         return _recorded(core, z, first, state, record)
-    if path == "loop" or (path == "auto" and x.shape[0] == 1):
+    return run(core, z, first, state, path)
+
+
+def run(core: Cell, z: tuple[Tensor, ...], first: Tensor, state: State, path: str = "auto") -> tuple[Tensor, State]:
+    """`unroll` of what `core.project` and `core.draw` gave."""
+    if path == "loop" or (path == "auto" and first.shape[0] == 1):
         return _loop(core, z, first, state)
+    if path == "scan" and not hasattr(core, "scan"):
+        raise ValueError(f"{type(core).__name__} has no form for a whole sequence; take path 'auto'")
+    if path == "scan" or (path == "auto" and hasattr(core, "scan")):
+        return core.scan(z, first, state)
     try:
         return sequence.run(core, z, first, state, compiled=path != "eager")
     except NotTraceable:

@@ -1,35 +1,143 @@
 """The tables: one row a variant, every axis an object. `make_core` is the one way to a core by name.
 
-A row names its topology, gate and initialisation; the axes' own options (`horizon`, `bias`, `refine_bias`,
-`reset_form`) are taken by the rows whose parts have them, and refused by the others.
+A row names its topology, gate, initialisation, squash and wrappers; `TAKES` says which options each of these parts has. An
+option is taken by the rows whose parts have it, and refused by the others.
 """
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from functools import partial
 
-from memory_cells import cells, gates, inits
+from memory_cells import (
+    baselines,
+    cells,
+    gates,
+    inits,
+    linear,
+    multi,
+    noisy,
+    nru,
+    relational,
+    slstm,
+    squash,
+    timescales,
+    wrappers,
+)
+
+
+def _alone(cell):
+    """A topology without a gate or an initialisation to choose."""
+    return lambda i, h, gate, init, **kw: cell(i, h, **kw)
+
+
+def _with_init(cell):
+    return lambda i, h, gate, init, **kw: cell(i, h, init=init, **kw)
+
+
+def _lstm(init):
+    return lambda i, h: cells.LSTM(i, h, gates.Free(), init)
+
+
+def _gru(i, h):
+    return cells.GRU(i, h, gates.Coupled(), weights="torch")
+
 
 CELLS = {
     "lstm": lambda i, h, gate, init, **kw: cells.LSTM(i, h, gate, init, **kw),
     "gru": lambda i, h, gate, init, **kw: cells.GRU(i, h, gate, init, **kw),
     "gated-rnn": lambda i, h, gate, init, **kw: cells.GatedRNN(i, h, gate, init, **kw),
     "leaky-rnn": lambda i, h, gate, init, **kw: cells.GatedRNN(i, h, gates.Static(init, h), **kw),
+    "nru": lambda i, h, gate, init, **kw: nru.NRU(i, h, **kw),
     "memoryless": lambda i, h, gate, init, **kw: cells.Memoryless(i, h, **kw),
+    "rnn": _alone(baselines.Elman),
+    "indrnn": lambda i, h, gate, init, **kw: multi.stack(baselines.IndRNN, i, h, **kw),
+    "orth-rnn": _alone(baselines.OrthRNN),
+    "goru": _alone(baselines.GORU),
+    "rhn": _alone(baselines.RHN),
+    "clockwork": _alone(timescales.Clockwork),
+    "sru": _alone(timescales.StatisticalRU),
+    "g2-lstm": _with_init(noisy.G2LSTM),
+    "noisy-lstm": _with_init(noisy.NoisyLSTM),
+    "on-lstm": _alone(slstm.ONLSTM),
+    "slstm": _alone(slstm.SLSTM),
+    "rmc": _alone(relational.RMC),
+    "stacked-lstm": lambda i, h, gate, init, **kw: multi.stack(_lstm(init), i, h, **kw),
+    "dilated-lstm": lambda i, h, gate, init, **kw: multi.dilated_stack(_lstm(init), i, h, **kw),
+    "dilated-gru": lambda i, h, gate, init, **kw: multi.dilated_stack(_gru, i, h, **kw),
+    "mingru": _alone(linear.MinGRU),
+    "minlstm": _alone(linear.MinLSTM),
+    "lru": _alone(linear.LRU),
+    "ffm": _alone(linear.FFM),
 }
+#: squash -> gate
 GATES = {
-    "free": lambda refine_bias: gates.Free(),
-    "coupled": lambda refine_bias: gates.Coupled(),
-    "janet": lambda refine_bias: gates.Coupled(offset=1.0),
-    "refine": lambda refine_bias: gates.Refine(refine_bias or "neg"),
-    None: lambda refine_bias: None,
+    "free": gates.Free,
+    "coupled": gates.Coupled,
+    "janet": partial(gates.Coupled, offset=1.0),
+    "refine": gates.Refine,
+    "ordered": gates.Ordered,
+    "ordered-refine": partial(gates.Refine, primary=squash.Cumax),
+    "ordered-master": partial(gates.Master, primary=squash.Cumax),
+    "master": gates.Master,
+    None: None,
 }
 INITS = {
-    "constant": lambda horizon, bias: inits.Constant(1.0 if bias is None else bias),
-    "chrono": lambda horizon, bias: inits.Chrono(horizon),
-    "uniform": lambda horizon, bias: inits.Uniform(),
-    None: lambda horizon, bias: None,
+    "constant": lambda horizon, bias=1.0: inits.Constant(bias),
+    "zero": lambda horizon: inits.Constant(0.0),
+    "chrono": lambda horizon: inits.Chrono(horizon),
+    "heavy": lambda horizon: inits.HeavyTail(),
+    "uniform": lambda horizon: inits.Uniform(),
+    None: lambda horizon: None,
+}
+#: hidden size, init -> what makes a squash; None is the logistic function
+SQUASHES = {
+    "kaf": lambda h, init, **kw: partial(squash.KAF, h, (init or inits.Constant(0.0)).reach(h), **kw),
+    None: lambda h, init: squash.Sigmoid,
+}
+#: innermost first: a row's wrappers stand in this order
+WRAPPERS = {
+    "hdetach": lambda core, horizon, **kw: wrappers.HDetach(core, **kw),
+    "zoneout": lambda core, horizon, **kw: wrappers.Zoneout(core, **kw),
+    "gaussian": lambda core, horizon, **kw: wrappers.TimeGate(
+        core, wrappers.Gaussian(core.hidden_size, horizon), **kw),
+    "oscillating": lambda core, horizon, open_fraction=0.05, **kw: wrappers.TimeGate(
+        core, wrappers.Oscillating(core.hidden_size, open_fraction), **kw),
+}  # fmt: skip
+#: part of a row -> the options it has; `horizon` is required where it stands
+TAKES = {
+    "constant": ("bias",),
+    "chrono": ("horizon",),
+    "refine": ("refine_bias",),
+    "master": ("chunk",),
+    "ordered-master": ("chunk",),
+    "on-lstm": ("chunk",),
+    "gru": ("reset_form",),
+    "kaf": ("kaf_size",),
+    "nru": ("memory_size", "heads", "head_reduce", "feed_x"),
+    "hdetach": ("p_detach", "coin"),
+    "zoneout": ("zoneout_c", "zoneout_h"),
+    "gaussian": ("horizon", "threshold"),
+    "oscillating": ("open_fraction", "threshold"),
+}
+#: option -> what it is, and a value other than the default
+OPTIONS = {
+    "bias": ("keep-bias of the constant initialisation (default 1)", 2.0),
+    "refine_bias": ("where the refine gate starts: 'neg' (default), minus the keep-bias, or 'zero'", "zero"),
+    "chunk": ("units that share a master gate (default 1); must divide the hidden size", 2),
+    "reset_form": ("reset gate 'after' (default) or 'before' the recurrent product", "before"),
+    "kaf_size": ("points of the KAF dictionary (default: one every 8/9)", 6),
+    "memory_size": ("width of the NRU's memory; memory_size * heads must be a square", 9),
+    "heads": ("write and erase heads of the NRU", 1),
+    "head_reduce": ("'mean' (default, the code) or 'sum' (the paper) over the NRU's heads", "sum"),
+    "feed_x": ("whether the NRU's heads see the input (default no, the code)", True),
+    "p_detach": ("h-detach: probability of blocking (default 0.25)", 0.6),
+    "coin": ("h-detach: one coin a row for the whole 'batch' (default) or for each 'sample'", "sample"),
+    "zoneout_c": ("probability of keeping a unit's memory (default 0.5)", 0.3),
+    "zoneout_h": ("probability of keeping a unit's output (default 0.05)", 0.4),
+    "open_fraction": ("share of its period that a phased unit is open (default 0.05)", 0.5),
+    "threshold": ("time gate in evaluation: below this openness a unit is not computed (default 0)", 0.3),
 }
 
 
@@ -42,16 +150,19 @@ class Variant:
     init: str | None = None
     source: str = ""
     fixed: dict = field(default_factory=dict)
+    squash: str | None = None
+    wrappers: tuple[str, ...] = ()
 
     @property
     def options(self) -> set[str]:
-        """The axis options that this row takes."""
-        found = {"horizon"} if self.init == "chrono" else {"bias"} if self.init == "constant" else set()
-        found |= {"refine_bias"} if self.gate == "refine" else set()
-        return found | ({"reset_form"} if self.cell == "gru" else set())
+        """The options that this row takes."""
+        parts = (self.cell, self.gate, self.init, self.squash, *self.wrappers)
+        return {option for part in parts for option in TAKES.get(part, ())} - self.fixed.keys()
 
 
 _GU, _TALLEC, _JANET = "Gu et al. 2020", "Tallec & Ollivier 2018", "van der Westhuizen & Lasenby 2018"
+_KAF, _NRU, _PHASED = "Scardapane et al. 2018", "Chandar et al. 2019", "Neil et al. 2016"
+_HDETACH, _ZONEOUT, _GLSTM = "Arpit et al. 2018", "Krueger et al. 2017", "Thornton et al. 2019"
 
 VARIANTS = {
     "memoryless": Variant("memoryless", source="control: no state is read"),
@@ -64,36 +175,103 @@ VARIANTS = {
     "r-lstm": Variant("lstm", "refine", "constant", f"{_GU} (-R)"),
     "cr-lstm": Variant("lstm", "refine", "chrono", f"{_GU} (CR)"),
     "ur-lstm": Variant("lstm", "refine", "uniform", f"{_GU} (UR)"),
+    "o-lstm": Variant("lstm", "ordered", "zero", f"{_GU} (O-)"),
+    "or-lstm": Variant("lstm", "ordered-refine", "zero", f"{_GU} (OR)"),
+    "om-lstm": Variant("lstm", "ordered-master", "zero", f"{_GU} (OM)"),
+    "um-lstm": Variant("lstm", "master", "uniform", f"{_GU} (UM)"),
+    "cm-lstm": Variant("lstm", "master", "chrono", f"{_GU}'s master gates, chrono bias: ours"),
+    "heavy-chrono-lstm": Variant("lstm", "free", "heavy", f"{_TALLEC}, unknown horizon"),
     "gru": Variant(
         "gru", "coupled", None, "Cho et al. 2014 as torch.nn.GRU, its own initialisation", {"weights": "torch"}
     ),
     "chrono-gru": Variant("gru", "coupled", "chrono", _TALLEC),
-    "ur-gru": Variant("gru", "refine", "uniform", _GU),
+    "heavy-chrono-gru": Variant("gru", "coupled", "heavy", f"{_TALLEC}, unknown horizon"),
+    "u-gru": Variant("gru", "coupled", "uniform", f"{_GU} (U-)"),
+    "r-gru": Variant("gru", "refine", "constant", f"{_GU} (-R)"),
+    "cr-gru": Variant("gru", "refine", "chrono", f"{_GU} (CR)"),
+    "ur-gru": Variant("gru", "refine", "uniform", f"{_GU} (UR)"),
+    "o-gru": Variant("gru", "ordered", "zero", f"{_GU} (O-)"),
+    "or-gru": Variant("gru", "ordered-refine", "zero", f"{_GU} (OR)"),
+    "om-gru": Variant("gru", "ordered-master", "zero", f"{_GU} (OM)"),
+    "um-gru": Variant("gru", "master", "uniform", f"{_GU} (UM)"),
     "janet": Variant("gated-rnn", "janet", "constant", f"{_JANET}; beta = 1"),
     "chrono-janet": Variant("gated-rnn", "janet", "chrono", f"{_JANET}; beta = 1"),
     "leaky-rnn": Variant("leaky-rnn", None, "constant", f"{_TALLEC}, eq. 5"),
+    "chrono-leaky-rnn": Variant("leaky-rnn", None, "chrono", f"{_TALLEC}, eq. 5"),
     "gated-rnn": Variant("gated-rnn", "coupled", "constant", f"{_TALLEC}, eq. 10"),
+    "chrono-gated-rnn": Variant("gated-rnn", "coupled", "chrono", f"{_TALLEC}, eq. 10"),
+    "kaf-lstm": Variant("lstm", "free", "constant", _KAF, squash="kaf"),
+    "kaf-chrono-lstm": Variant("lstm", "free", "chrono", f"{_KAF}; chrono bias", squash="kaf"),
+    "kaf-u-lstm": Variant("lstm", "coupled", "uniform", f"{_KAF}; uniform bias", squash="kaf"),
+    "kaf-ur-lstm": Variant("lstm", "refine", "uniform", f"{_KAF}; refine gate, uniform bias", squash="kaf"),
+    "kaf-gru": Variant("gru", "coupled", "constant", _KAF, squash="kaf"),
+    "kaf-ur-gru": Variant("gru", "refine", "uniform", f"{_KAF}; refine gate, uniform bias", squash="kaf"),
+    "nru": Variant("nru", source=f"{_NRU}; as released for copy, denoise and pixels"),
+    "nru-relu": Variant("nru", source=f"{_NRU}; with ReLU in the heads", fixed={"use_relu": True}),
+    "hdetach-lstm": Variant("lstm", "free", "constant", _HDETACH, wrappers=("hdetach",)),
+    "hdetach-chrono-lstm": Variant("lstm", "free", "chrono", f"{_HDETACH}; chrono bias", wrappers=("hdetach",)),
+    "hdetach-ur-lstm": Variant("lstm", "refine", "uniform", f"{_HDETACH}; UR gates", wrappers=("hdetach",)),
+    "hdetach-nru": Variant("nru", source=f"{_HDETACH}; on the NRU: ours", wrappers=("hdetach",)),
+    "zoneout-lstm": Variant("lstm", "free", "constant", _ZONEOUT, wrappers=("zoneout",)),
+    "g-lstm": Variant("lstm", "free", "constant", _GLSTM, wrappers=("gaussian",)),
+    "phased-lstm": Variant("lstm", "free", "constant", _PHASED, {"peepholes": True}, wrappers=("oscillating",)),
+    "elman": Variant("rnn", source="Elman 1990; torch.nn.RNN, its own initialisation"),
+    "irnn": Variant("rnn", source="Le et al. 2015", fixed={"activation": "relu", "start": "identity"}),
+    "rnn-orth": Variant(
+        "rnn",
+        source="as Chandar et al. 2019 ran it: ReLU, LayerNorm",
+        fixed={"activation": "relu", "start": "orthogonal", "norm": True},
+    ),
+    "indrnn": Variant("indrnn", source="Li et al. 2018; two layers"),
+    "orth-rnn": Variant("orth-rnn", source="Lezcano-Casado & Martinez-Rubio 2019 (expRNN)"),
+    "goru": Variant("goru", source="Jing et al. 2017"),
+    "rhn": Variant("rhn", source="Zilly et al. 2017; depth 4"),
+    "clockwork": Variant("clockwork", source="Koutnik et al. 2014; periods 1 to 128"),
+    "sru": Variant("sru", source="Oliva et al. 2017, the statistical recurrent unit"),
+    "g2-lstm": Variant("g2-lstm", None, "constant", "Li et al. 2018"),
+    "noisy-lstm": Variant("noisy-lstm", None, "constant", "Gulcehre et al. 2016; learnt p"),
+    "on-lstm": Variant("on-lstm", source="Shen et al. 2019"),
+    "slstm": Variant("slstm", source="Beck et al. 2024"),
+    "rmc": Variant("rmc", source="Santoro et al. 2018; 4 slots, 2 heads"),
+    "stacked-lstm": Variant("stacked-lstm", None, "constant", "two layers of lstm"),
+    "dilated-lstm": Variant("dilated-lstm", None, "constant", "Chang et al. 2017; dilations 1, 2, 4, 8"),
+    "dilated-gru": Variant("dilated-gru", source="Chang et al. 2017; dilations 1, 2, 4, 8"),
+    "mingru": Variant("mingru", source="Feng et al. 2024"),
+    "minlstm": Variant("minlstm", source="Feng et al. 2024"),
+    "lru": Variant("lru", source="Orvieto et al. 2023"),
+    "ffm": Variant("ffm", source="Morad et al. 2023"),
 }
 
 
-def make_core(name: str, input_size: int, hidden_size: int, *, horizon: float | None = None, bias: float | None = None,
-              refine_bias: str | None = None, reset_form: str | None = None) -> cells.Cell:  # fmt: skip
+def make_core(name: str, input_size: int, hidden_size: int, *, horizon: float | None = None, **options) -> cells.Cell:
     """The core `name` of VARIANTS, (T, B, input_size) -> (T, B, hidden_size).
 
-    horizon: T_max of the chrono initialisation, environment steps (required by it); bias: keep-bias of the constant one
-    (default 1); refine_bias "neg" or "zero"; reset_form "after" or "before". None means the default. An option that the
-    variant has no use for raises ValueError, except `horizon`, which describes the task and not the cell.
+    horizon: environment steps that a memory should bridge; required by the chrono initialisation and the Gaussian time
+    gate. options: those of OPTIONS that the row takes; None means the default. An option that the row has no use for raises
+    ValueError, except `horizon`, which describes the task and not the cell.
     """
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, 1, 0)
         raise ValueError(f"unknown cell {name!r}; did you mean {near[0]!r}? Known: {', '.join(VARIANTS)}")
-    row = VARIANTS[name]
-    for option, value in (("bias", bias), ("refine_bias", refine_bias), ("reset_form", reset_form)):
-        if value is not None and option not in row.options:
+    row, given = VARIANTS[name], {option: value for option, value in options.items() if value is not None}
+    for option in options:
+        if option not in OPTIONS:
+            raise ValueError(f"unknown option {option!r}; known: horizon, {', '.join(OPTIONS)}")
+    for option in given:
+        if option not in row.options:
             fits = [n for n, v in VARIANTS.items() if option in v.options]
             raise ValueError(f"cell {name!r} takes no {option}; cells that do: {', '.join(fits)}")
     if "horizon" in row.options and horizon is None:
         raise ValueError(f"cell {name!r} needs a horizon (the longest time it should bridge, in environment steps)")
-    extra = {"reset_form": reset_form} if reset_form is not None else {}
-    gate, init = GATES[row.gate](refine_bias), INITS[row.init](horizon, bias)
-    return CELLS[row.cell](input_size, hidden_size, gate, init, **row.fixed, **extra)
+
+    def of(part: str | None) -> dict:
+        return {option: given[option] for option in TAKES.get(part, ()) if option in given}
+
+    init = INITS[row.init](horizon, **of(row.init))
+    squasher = SQUASHES[row.squash](hidden_size, init, **of(row.squash))
+    gate = GATES[row.gate](squasher, **of(row.gate)) if row.gate else None
+    extra = {"squash": squasher} if row.squash else {}
+    core = CELLS[row.cell](input_size, hidden_size, gate, init, **row.fixed, **extra, **of(row.cell))
+    for wrapper in row.wrappers:
+        core = WRAPPERS[wrapper](core, horizon, **of(wrapper))
+    return core

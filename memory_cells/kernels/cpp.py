@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from memory_cells.kernels.graph import Buffer, Expr
-from memory_cells.kernels.program import Loop, Program
+from memory_cells.kernels.program import Loop, Product, Program, RowStep
 
 FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
@@ -70,6 +70,48 @@ static inline real relu_(real x) { return x > 0 ? x : (x != x ? x : (real)0); }
 static inline real step_(real x) { return x > 0 ? (real)1 : (real)0; }
 static inline real sign_(real x) { return x > 0 ? (real)1 : (x < 0 ? (real)-1 : (real)0); }
 static inline real abs_(real x) { return x < 0 ? -x : x; }
+// what mixes the units of one row; the transposes carry gradients
+static inline real row_sum_(const real* x, long n) {
+    real total = 0;
+    _Pragma("omp simd reduction(+:total)") for (long j = 0; j < n; ++j) total += x[j];
+    return total;
+}
+static inline void row_sum(const real* x, real* y, long n, long m, long count, const real*) { y[0] = row_sum_(x, n); }
+static inline void row_softmax(const real* x, real* y, long n, long m, long count, const real*) {
+    real top = x[0];
+    _Pragma("omp simd reduction(max:top)") for (long j = 0; j < n; ++j) top = x[j] > top ? x[j] : top;
+    _Pragma("omp simd") for (long j = 0; j < n; ++j) y[j] = exp_(x[j] - top);
+    const real scale = 1 / row_sum_(y, n);
+    _Pragma("omp simd") for (long j = 0; j < n; ++j) y[j] *= scale;
+}
+static inline void row_softmax_t(const real* g, real* x, long n, long m, long count, const real* y) {
+    real dot = 0;
+    _Pragma("omp simd reduction(+:dot)") for (long j = 0; j < n; ++j) dot += g[j] * y[j];
+    _Pragma("omp simd") for (long j = 0; j < n; ++j) x[j] = y[j] * (g[j] - dot);
+}
+static inline void row_cumsum(const real* x, real* y, long n, long m, long count, const real*) {
+    real total = 0;
+    for (long j = 0; j < n; ++j) y[j] = total += x[j];
+}
+static inline void row_cumsum_t(const real* g, real* x, long n, long m, long count, const real*) {
+    real total = 0;
+    for (long j = n - 1; j >= 0; --j) x[j] = total += g[j];
+}
+static inline void row_repeat(const real* x, real* y, long n, long m, long count, const real*) {
+    for (long j = 0; j < n; ++j)
+        for (long c = 0; c < count; ++c) y[j * count + c] = x[j];
+}
+static inline void row_repeat_t(const real* g, real* x, long n, long m, long count, const real*) {
+    for (long j = 0; j < m; ++j) x[j] = row_sum_(g + j * count, count);
+}
+static inline void row_tile(const real* x, real* y, long n, long m, long count, const real*) {
+    for (long c = 0; c < count; ++c) std::memcpy(y + c * n, x, n * sizeof(real));
+}
+static inline void row_tile_t(const real* g, real* x, long n, long m, long count, const real*) {
+    std::memcpy(x, g, m * sizeof(real));
+    for (long c = 1; c < count; ++c)
+        _Pragma("omp simd") for (long j = 0; j < m; ++j) x[j] += g[c * m + j];
+}
 static inline void product(gemm_t gemm, bool forward, long rows, int K, int W, const real* w, const real* x, real* y,
                            bool add) {
     const real one = 1, beta = add ? 1 : 0;
@@ -80,8 +122,13 @@ static inline void product(gemm_t gemm, bool forward, long rows, int K, int W, c
 """
 
 _CALLS = {"sigmoid": "sigmoid_", "tanh": "tanh_", "exp": "exp_", "relu": "relu_", "step": "step_", "sign": "sign_",
-          "abs": "abs_", "log": "std::log", "sqrt": "std::sqrt"}  # fmt: skip
+          "abs": "abs_", "log": "std::log", "sqrt": "std::sqrt", "floor": "std::floor",
+          "detach": "", "expand": ""}  # fmt: skip
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+
+
+#: buffers (B, .) without a time axis
+_ONE_STEP = ("g", "n", "dp", "dX", "U", "dR", "dU", "V", "W")
 
 
 class CompilerMissing(Exception):
@@ -114,6 +161,12 @@ class _Source:
                 return self.graph.linears[k].weight.shape[1]
             case "p" | "dp":
                 return self.graph.params[k].shape[0]
+            case "R" | "dR":
+                return self.graph.rows[k].width
+            case "U" | "dU":
+                return self.graph.rows[k].input.width
+            case "V" | "W":
+                return self.program.sums[k] if kind == "V" else 1
         raise AssertionError(buffer)
 
     def row(self, buffer: Buffer) -> str:
@@ -123,7 +176,7 @@ class _Source:
         name, width = self.pointer(buffer), self.width(buffer)
         if buffer[0] == "p":
             return name
-        return f"{name} + b * {width}" if buffer[0] in ("g", "n", "dX") else f"{name} + (t * B + b) * {width}"
+        return f"{name} + b * {width}" if buffer[0] in _ONE_STEP else f"{name} + (t * B + b) * {width}"
 
     def loop(self, loop: Loop) -> None:
         needed, stack = {}, [s.expr for s in loop.stores]
@@ -140,21 +193,36 @@ class _Source:
             out(f"        const real* __restrict {_name(buffer, offset)} = {self.row(buffer)} + {offset};")
         for s in loop.stores:
             out(f"        real* __restrict {_name(s.buffer, s.offset)} = {self.row(s.buffer)} + {s.offset};")
+        alone = {e.id for e in nodes if e.width == 1 < loop.width}  # once a row
+        for e in nodes:
+            if e.id in alone or e.op == "const":
+                out(f"        const real v{e.id} = {self.value(e, '0')};")
         out(f'        _Pragma("omp simd") for (long j = 0; j < {loop.width}; ++j) {{')
         for e in nodes:
-            out(f"          const real v{e.id} = {self.value(e)};")
+            if e.id not in alone and e.op != "const":
+                out(f"          const real v{e.id} = {self.value(e)};")
         for s in loop.stores:
-            out(f"          {_name(s.buffer, s.offset)}[j] = v{s.expr.id};")
+            out(f"          {_name(s.buffer, s.offset)}[j] {'+=' if s.buffer[0] == 'dp' else '='} v{s.expr.id};")
         out("        }\n      }")
 
-    def value(self, e: Expr) -> str:
+    def row_step(self, item: RowStep) -> None:
+        saved = self.row(item.saved) if item.saved and item.kind == "softmax_t" else "nullptr"
+        n, m = item.widths
+        self.lines.append(
+            f"      for (long b = lo; b < hi; ++b) row_{item.kind}({self.row(item.source)}, {self.row(item.target)},"
+            f" {n}, {m}, {item.count}, {saved});"
+        )
+
+    def value(self, e: Expr, index: str = "j") -> str:
         args = [f"v{a.id}" for a in e.args if isinstance(a, Expr)]
         if e.op == "const":
             return f"(real){e.args[0]!r}"
         if e.op == "load":
-            return f"{_name(*e.args)}[j]"
+            return f"{_name(*e.args)}[{index}]"
         if e.op == "neg":
             return f"-{args[0]}"
+        if e.op == "select":
+            return f"{args[0]} != 0 ? {args[1]} : {args[2]}"
         return f"{args[0]} {_INFIX[e.op]} {args[1]}" if e.op in _INFIX else f"{_CALLS[e.op]}({args[0]})"
 
     def finish(self, head: list[str], tail: list[str]) -> str:
@@ -179,8 +247,8 @@ def _forward(program: Program) -> tuple[str, list[Buffer]]:
         out(f"      for (long b = lo; b < hi; ++b) if (first[t * B + b])"
             f" std::memcpy({s} + (t * B + b) * {w}, {start} + b * {w}, {w} * sizeof(real));")  # fmt: skip
     for item in program.forward:
-        if isinstance(item, Loop):
-            src.loop(item)
+        if not isinstance(item, Product):
+            src.loop(item) if isinstance(item, Loop) else src.row_step(item)
             continue
         m, L = graph.linears[item.k], src.pointer(("L", item.k))
         W, K = m.weight.shape
@@ -211,8 +279,8 @@ def _backward(program: Program) -> tuple[str, list[Buffer]]:
     out(f"      if ({gy}) for (long b = lo; b < hi; ++b) _Pragma(\"omp simd\") for (long j = 0; j < {w0}; ++j)"
         f" g0[b * {w0} + j] += {gy}[(t * B + b) * {w0} + j];")  # fmt: skip
     for item in program.backward:
-        if isinstance(item, Loop):
-            src.loop(item)
+        if not isinstance(item, Product):
+            src.loop(item) if isinstance(item, Loop) else src.row_step(item)
             continue
         W, K = graph.linears[item.k].weight.shape
         dL, w = src.pointer(("dL", item.k)), src.pointer(("w", item.k))

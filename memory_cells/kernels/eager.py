@@ -6,17 +6,30 @@ import torch
 from torch import Tensor
 
 from memory_cells.kernels.graph import Expr
-from memory_cells.kernels.program import Loop, Program
+from memory_cells.kernels.program import Loop, Product, Program, RowStep
 
 _OPS = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg, "exp": torch.exp,
     "log": torch.log, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "abs": torch.abs,
-    "sqrt": torch.sqrt, "sign": torch.sign, "step": lambda a: (a > 0).to(a.dtype),
+    "sqrt": torch.sqrt, "sign": torch.sign, "step": lambda a: (a > 0).to(a.dtype), "floor": torch.floor,
+    "detach": lambda a: a, "expand": lambda a: a, "select": lambda c, a, b: torch.where(c != 0, a, b),
 }  # fmt: skip
 
+#: row map or transpose -> function of (row, count, output of the forward map)
+_ROWS = {
+    "softmax": lambda x, count, saved: torch.softmax(x, -1),
+    "softmax_t": lambda g, count, y: y * (g - (g * y).sum(-1, keepdim=True)),
+    "cumsum": lambda x, count, saved: torch.cumsum(x, -1),
+    "cumsum_t": lambda g, count, y: g.flip(-1).cumsum(-1).flip(-1),
+    "sum": lambda x, count, saved: x.sum(-1, keepdim=True),
+    "repeat": lambda x, count, saved: torch.repeat_interleave(x, count, -1),
+    "repeat_t": lambda g, count, y: g.unflatten(-1, (-1, count)).sum(-1),
+    "tile": lambda x, count, saved: torch.tile(x, (count,)),
+    "tile_t": lambda g, count, y: g.unflatten(-1, (count, -1)).sum(-2),
+}
 
-#: buffers without a time axis: per-unit tensors, weights, biases, gradients of one step
-_TIMELESS = ("p", "w", "b", "dX")
+#: buffers without a time axis: per-unit tensors, weights, biases, what lives for one step
+_TIMELESS = ("p", "w", "b", "dp", "dX", "U", "dR", "dU", "V", "W")
 
 
 def _evaluate(e: Expr, rows: dict, memo: dict) -> Tensor | float:
@@ -30,15 +43,22 @@ def _evaluate(e: Expr, rows: dict, memo: dict) -> Tensor | float:
     return memo[e.id]
 
 
-def _run(loop: Loop, rows: dict, memo: dict) -> None:
-    values = [_evaluate(s.expr, rows, memo) for s in loop.stores]
-    for s, value in zip(loop.stores, values, strict=True):
-        target = rows[s.buffer][..., s.offset : s.offset + loop.width]
-        target.copy_(value) if isinstance(value, Tensor) else target.fill_(value)
+def _run(item: Loop | RowStep, rows: dict, memo: dict) -> None:
+    if isinstance(item, RowStep):
+        saved = rows.get(item.saved) if item.saved else None
+        rows[item.target].copy_(_ROWS[item.kind](rows[item.source], item.count, saved))
+        return
+    values = [_evaluate(s.expr, rows, memo) for s in item.stores]
+    for s, value in zip(item.stores, values, strict=True):
+        target = rows[s.buffer][..., s.offset : s.offset + item.width]
+        if s.buffer[0] == "dp":
+            target.add_(value)
+        else:
+            target.copy_(value) if isinstance(value, Tensor) else target.fill_(value)
 
 
 def forward(program: Program, first: Tensor, b: dict, initial: list[Tensor], y: Tensor) -> None:
-    """Fills b[("L", k)], b[("X", k)] (T, B, .), the states b[("s", i)] (T+1, B, .) and `y` (T, B, .)."""
+    """Fills b[("L", k)], b[("X", k)], b[("R", r)] (T, B, .), the states b[("s", i)] (T+1, B, .) and `y` (T, B, .)."""
     graph, states = program.graph, [b[("s", i)] for i in range(len(program.graph.state_widths))]
     for t in range(first.shape[0]):
         for s, start in zip(states, initial, strict=True):
@@ -49,7 +69,7 @@ def forward(program: Program, first: Tensor, b: dict, initial: list[Tensor], y: 
         }
         memo: dict = {}
         for item in program.forward:
-            if isinstance(item, Loop):
+            if not isinstance(item, Product):
                 _run(item, rows, memo)
                 continue
             m, out = graph.linears[item.k], rows[("L", item.k)]
@@ -64,7 +84,10 @@ def forward(program: Program, first: Tensor, b: dict, initial: list[Tensor], y: 
 def backward(
     program: Program, first: Tensor, b: dict, gy: Tensor | None, g: list[Tensor], g_initial: list[Tensor]
 ) -> list:
-    """Fills b[("dL", k)], b[("dz", i)], b[("dp", j)]; returns the gradients of the start state, each (B, .)."""
+    """Fills b[("dL", k)] and b[("dz", i)], adds onto b[("dp", j)] (B, .).
+
+    Returns the gradients of the start state, each (B, .).
+    """
     graph = program.graph
     for t in reversed(range(first.shape[0])):
         if gy is not None:
@@ -75,7 +98,7 @@ def backward(
         rows |= {("A", k): b[("L", k)][t] for k in range(len(graph.linears))}
         memo: dict = {}
         for item in program.backward:
-            if isinstance(item, Loop):
+            if not isinstance(item, Product):
                 _run(item, rows, memo)
                 continue
             gradient = rows[("dL", item.k)] @ b[("w", item.k)]

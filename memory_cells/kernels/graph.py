@@ -5,10 +5,14 @@ expressions over *loads* of buffers, and linear maps of them. `kernels/program.p
 the back ends run both over a whole sequence. A cell author writes torch and nothing else; a step that uses an operation
 not listed here raises `NotTraceable`, and `unroll` then keeps to the plain loop.
 
+Widths: every expression is (B, width); one of width 1 meets wider ones through an explicit `expand`. What mixes units (a
+softmax, a running sum) is a *row map*: like a linear map it takes an expression and gives a buffer to load from.
+
 Buffers, each with a leading batch axis unless said otherwise:
   ("z", i)  i-th entry of project(x)         ("s", i)  i-th entry of the state before the step
   ("p", j)  j-th per-unit tensor (W,), no batch axis
   ("X", k)  input of the k-th linear map     ("L", k)  its output      ("A", k)  its output plus a whole z, summed in place
+  ("U", r)  input of the r-th row map        ("R", r)  its output
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 Buffer = tuple[str, int]
@@ -27,7 +32,8 @@ class NotTraceable(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Expr:
-    """A node: `load` (args: buffer, offset), `const` (args: number), or an elementwise op of other nodes."""
+    """A node: `load` (args: buffer, offset), `const` (args: number), `expand` (of a node of width 1), `select` (of a
+    condition and two values, a node where the condition is not 0), or an elementwise op of other nodes."""
 
     id: int
     op: str
@@ -43,8 +49,18 @@ class Linear:
     addend: int | None = None  # index of the z that its output is summed onto
 
 
-UNARY = ("neg", "exp", "log", "sigmoid", "tanh", "relu", "abs", "sqrt", "step", "sign")
+@dataclass
+class RowMap:
+    kind: str  # "softmax", "cumsum", "sum" (to one unit), "repeat" (every unit `count` times), "tile" (the row `count` times)
+    input: Expr
+    width: int  # of its output
+    count: int = 1
+
+
+UNARY = ("neg", "exp", "log", "sigmoid", "tanh", "relu", "abs", "sqrt", "step", "sign", "floor", "detach")
 BINARY = ("add", "sub", "mul", "div")
+#: nothing flows back through these
+FLAT = ("step", "sign", "floor", "detach", "const")
 
 
 @dataclass
@@ -54,6 +70,8 @@ class Graph:
     fuse: bool = True
     nodes: list[Expr] = field(default_factory=list)
     linears: list[Linear] = field(default_factory=list)
+    rows: list[RowMap] = field(default_factory=list)
+    order: list[Linear | RowMap] = field(default_factory=list)  # both kinds, as the step does them
     params: list[Tensor] = field(default_factory=list)
     outputs: list[Expr] = field(default_factory=list)
     z_widths: tuple[int, ...] = ()
@@ -76,10 +94,22 @@ class Graph:
     def unary(self, op: str, a: Expr) -> Expr:
         return self.make(op, a, width=a.width)
 
+    def expand(self, a: Expr, width: int) -> Expr:
+        """`a` of one unit, the same for `width` units; constants and what is that wide already stay."""
+        if a.width in (0, width):
+            return a
+        if a.width != 1:
+            raise NotTraceable(f"widths {a.width} and {width} do not match")
+        return self.make("expand", a, width=width)
+
+    def select(self, condition: Expr, a: Expr, b: Expr) -> Expr:
+        width = max(e.width for e in (condition, a, b))
+        parts = [self.expand(e, width) for e in (condition, a, b)]
+        return parts[1] if parts[1] is parts[2] else self.make("select", *parts, width=width)
+
     def binary(self, op: str, a: Expr, b: Expr) -> Expr:
         """With the simplifications that keep derived gradients short: 0 + a, 1 * a, 0 * a, constants."""
-        if a.width and b.width and a.width != b.width:
-            raise NotTraceable(f"widths {a.width} and {b.width} do not match in {op}")
+        a, b = self.expand(a, max(a.width, b.width)), self.expand(b, max(a.width, b.width))
         va, vb = (e.args[0] if e.op == "const" else None for e in (a, b))
         if va is not None and vb is not None:
             return self.const(
@@ -101,14 +131,17 @@ class Graph:
             return e
         if e.op == "load":
             return self.load(e.args[0], e.args[1] + offset, width)
+        if e.op == "expand":
+            return self.expand(e.args[0], width)
         args = [self.slice(a, offset, width) for a in e.args]
+        if e.op == "select":
+            return self.select(*args)
         return self.unary(e.op, *args) if len(args) == 1 else self.binary(e.op, *args)
 
     def param(self, tensor: Tensor) -> Expr:
-        if tensor.dim() == 0 and not tensor.requires_grad:
-            return self.const(tensor.item())
-        if tensor.dim() != 1:
+        if tensor.dim() > 1:
             raise NotTraceable(f"a tensor of shape {tuple(tensor.shape)} meets the state; only per-unit vectors may")
+        tensor = tensor if tensor.dim() else tensor.view(1)
         for j, known in enumerate(self.params):
             if known is tensor:
                 return self.load(("p", j), 0, tensor.shape[0])
@@ -119,7 +152,30 @@ class Graph:
         if x.width != weight.shape[1]:
             raise NotTraceable(f"a linear map of {weight.shape[1]} columns on {x.width} units")
         self.linears.append(Linear(x, weight, bias))
+        self.order.append(self.linears[-1])
         return self.load(("L", len(self.linears) - 1), 0, weight.shape[0])
+
+    def row(self, kind: str, x: Expr, count: int = 1) -> Expr:
+        if not x.width:
+            raise NotTraceable(f"{kind} of a constant")
+        self.rows.append(RowMap(kind, x, 1 if kind == "sum" else x.width * count, count))
+        self.order.append(self.rows[-1])
+        return self.load(("R", len(self.rows) - 1), 0, self.rows[-1].width)
+
+    def moving(self) -> set[int]:
+        """Ids of the nodes that carry a gradient: what depends on z, a state or a tensor that requires one."""
+        found: set[int] = set()
+        for e in self.nodes:
+            if e.op == "load":
+                kind, k = e.args[0]
+                flat = (kind == "p" and not self.params[k].requires_grad) or (
+                    kind == "R" and self.rows[k].input.id not in found)  # fmt: skip
+            else:
+                args = e.args[1:] if e.op == "select" else e.args
+                flat = e.op in FLAT or not any(isinstance(a, Expr) and a.id in found for a in args)
+            if not flat:
+                found.add(e.id)
+        return found
 
     def add_in_place(self, a: Expr, b: Expr) -> Expr | None:
         """`z + linear(...)`, both whole: the product is accumulated onto a copy of z, so both share one gradient."""
@@ -136,8 +192,8 @@ class Graph:
         return None
 
     def reached(self) -> list[Expr]:
-        """Nodes that the outputs need, in topological order; linear inputs included."""
-        stack, found = [*self.outputs, *(m.input for m in self.linears)], set()
+        """Nodes that the outputs need, in topological order; inputs of the maps included."""
+        stack, found = [*self.outputs, *(m.input for m in self.order)], set()
         while stack:
             e = stack.pop()
             if e.id not in found:
@@ -175,6 +231,52 @@ class Symbol:
     def chunk(self, count, dim=-1):
         return self.split(self.expr.width // count, dim)
 
+    def detach(self):
+        return Symbol(self.graph, self.graph.unary("detach", self.expr))
+
+    def _row(self, kind, dim, count=1):
+        if dim != -1:
+            raise NotTraceable(f"{kind} along another axis than the last")
+        return Symbol(self.graph, self.graph.row(kind, self.expr, count))
+
+    def softmax(self, dim):
+        return self._row("softmax", dim)
+
+    def cumsum(self, dim):
+        return self._row("cumsum", dim)
+
+    def sum(self, dim, keepdim=False):
+        if not keepdim:
+            raise NotTraceable("a sum over the units that drops their axis")
+        return self._row("sum", dim)
+
+    def repeat_interleave(self, repeats, dim=None):
+        return self._row("repeat", dim, repeats)
+
+    def tile(self, dims):
+        if len(dims) != 1:
+            raise NotTraceable("only the last axis can be tiled")
+        return self._row("tile", -1, dims[0])
+
+    def repeat(self, *sizes):
+        if len(sizes) != 2 or sizes[0] != 1:
+            raise NotTraceable("only the last axis can be repeated")
+        return self._row("tile", -1, sizes[1])
+
+    def square(self):
+        return self * self
+
+    def layer_norm(self, shape, weight=None, bias=None, eps=1e-5):
+        if tuple(shape) != (self.expr.width,):
+            raise NotTraceable("a layer norm over other axes than the last")
+        centred = self - self.sum(-1, keepdim=True) / self.expr.width
+        y = centred / torch.sqrt(centred.square().sum(-1, keepdim=True) / self.expr.width + eps)
+        y = y if weight is None else y * weight
+        return y if bias is None else y + bias
+
+    def _where(self, condition, a, b):
+        return Symbol(self.graph, self.graph.select(*(self._lift(x) for x in (condition, a, b))))
+
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         name, kwargs = getattr(func, "__name__", str(func)), kwargs or {}
@@ -187,12 +289,19 @@ class Symbol:
         if name == "linear":
             x, weight, bias = (*args, kwargs.get("bias"))[:3]
             return Symbol(me.graph, me.graph.linear(x.expr, weight, bias))
-        if name in ("split", "chunk"):
-            return getattr(me, name)(*args[1:], **kwargs)
+        if name in _COMPARED:  # 1 where the first is greater
+            first, second = (me._lift(a) for a in (args[:2] if _COMPARED[name] else args[1::-1]))
+            return Symbol(me.graph, me.graph.unary("step", me.graph.binary("sub", first, second)))
+        if name == "where":
+            return me._where(*args)
+        if name in _METHODS:
+            return getattr(args[0], name)(*args[1:], **kwargs)
         raise NotTraceable(f"the sequence kernels do not know the operation {name!r}")
 
 
-_ONE = {op: op for op in UNARY} | {"neg": "neg", "__neg__": "neg", "negative": "neg"}
+_METHODS = ("split", "chunk", "detach", "softmax", "cumsum", "sum", "repeat_interleave", "tile", "square", "layer_norm")
+_COMPARED = {"gt": True, "__gt__": True, "greater": True, "lt": False, "__lt__": False, "less": False}
+_ONE = {op: op for op in UNARY if op not in ("step", "detach")} | {"neg": "neg", "__neg__": "neg", "negative": "neg"}
 _TWO = {op: (op, False) for op in BINARY} | {"subtract": ("sub", False), "multiply": ("mul", False)}
 _TWO |= {f"__{op}__": (op, False) for op in BINARY} | {f"__r{op}__": (op, True) for op in BINARY}
 _TWO |= {
@@ -215,7 +324,12 @@ class _Named:
     __name__: str
 
 
-for _name in ("__neg__", *(f"__{r}{op}__" for r in ("", "r") for op in ("add", "sub", "mul", "truediv"))):
+for _name in (
+    "__neg__",
+    "__gt__",
+    "__lt__",
+    *(f"__{r}{op}__" for r in ("", "r") for op in ("add", "sub", "mul", "truediv")),
+):
     setattr(Symbol, _name, _operator(_name))
 
 
@@ -226,7 +340,8 @@ def trace(cell, z_widths: tuple[int, ...], state_widths: tuple[int, ...]) -> Gra
         z = tuple(Symbol(graph, graph.load(("z", i), 0, w)) for i, w in enumerate(z_widths))
         state = tuple(Symbol(graph, graph.load(("s", i), 0, w)) for i, w in enumerate(state_widths))
         try:
-            new = cell.step(z, state)
+            with torch.enable_grad():  # what is computed from parameters must say that it needs a gradient
+                new = cell.step(z, state)
         except (TypeError, AttributeError) as error:  # an operation that a Symbol does not have
             raise NotTraceable(str(error)) from error
         if not all(isinstance(s, Symbol) for s in new):

@@ -10,32 +10,50 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from memory_cells.kernels import cpp, eager
-from memory_cells.kernels.graph import Graph, trace
+from memory_cells.kernels.graph import Graph, NotTraceable, RowMap, trace
 from memory_cells.kernels.program import Program, build
 
 _kernels: dict[tuple, cpp.Kernel] = {}
+_built: dict[tuple, Program] = {}
 _programs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def program_of(cell, z: tuple[Tensor, ...], state: tuple[Tensor, ...]) -> tuple[Program, tuple]:
-    """The cell's program and a key that names its equations. Raises NotTraceable.
+def _tensors(graph: Graph) -> tuple[list[Tensor], ...]:
+    """What the step closes over: per-unit tensors, weights, biases."""
+    weights = [m.weight for m in graph.linears]
+    return graph.params, weights, [m.bias for m in graph.linears if m.bias is not None]
 
-    Kept per cell while the tensors it closes over are its own parameters; one computed on the way (the reset rows of a
-    weight, an orthogonal map) is new at every call, so such a step is traced anew, which takes under a millisecond.
+
+def program_of(cell, z: tuple[Tensor, ...], state: tuple[Tensor, ...]):
+    """The cell's program, a key that names its equations, and the tensors it closes over. Raises NotTraceable.
+
+    Kept per cell while these tensors are its own parameters. One computed on the way (the reset rows of a weight, a column
+    of a matrix, an orthogonal map) or replaceable (a buffer) is another at the next call, so such a step is traced anew,
+    which takes a millisecond; the program is then found by its key.
     """
-    widths = tuple(x.shape[-1] for x in z), tuple(s.shape[-1] for s in state)
+    if any(x.dim() != n or x.dtype != z[0].dtype for n, group in ((3, z), (2, state)) for x in group):
+        raise NotTraceable("the sequence kernels know inputs (T, B, .) and states (B, .) of one floating-point type")
+    form = tuple(x.shape[-1] for x in z), tuple(s.shape[-1] for s in state), cell.training
     known = _programs.get(cell)
-    if known and known[2] == widths:
-        return known[:2]
-    graph = trace(cell, *widths)
-    tensors = [*graph.params, *(t for m in graph.linears for t in (m.weight, m.bias) if t is not None)]
+    if known and known[0] == form:
+        return known[1:]
+    graph = trace(cell, *form[:2])
     shape = [(m.weight.shape, m.bias is not None, m.addend, m.input.id) for m in graph.linears]
-    key = (str([(e.op, [getattr(a, "id", a) for a in e.args], e.width) for e in graph.nodes]), str(shape),
-           tuple(e.id for e in graph.outputs), widths, tuple(p.shape[0] for p in graph.params))  # fmt: skip
-    program = build(graph)
-    if all(t.is_leaf for t in tensors):
-        _programs[cell] = (program, key, widths)
-    return program, key
+    rows = [(m.kind, m.input.id, m.width, m.count) for m in graph.rows]
+    order = ["R" if isinstance(m, RowMap) else "L" for m in graph.order]
+    nodes = str([(e.op, [getattr(a, "id", a) for a in e.args], e.width) for e in graph.nodes])
+    vectors = tuple((p.shape[0], p.requires_grad) for p in graph.params)
+    key = (nodes, str((shape, rows, order)), tuple(e.id for e in graph.outputs), form[:2], vectors)
+    tensors = _tensors(graph)
+    if key not in _built:
+        _built[key] = build(graph)
+        graph.params = [p.detach().to("meta") for p in graph.params]  # shapes only: it outlives the cell
+        for m in graph.linears:
+            m.weight, m.bias = m.weight.detach().to("meta"), None if m.bias is None else m.bias.detach().to("meta")
+    found = _built[key], key, tensors
+    if all(isinstance(t, torch.nn.Parameter) for group in found[2] for t in group):
+        _programs[cell] = (form, *found)
+    return found
 
 
 def kernel_of(program: Program, key: tuple, dtype: torch.dtype) -> cpp.Kernel:
@@ -59,17 +77,15 @@ def run(cell, z, first, state, compiled: bool = True) -> tuple[Tensor, tuple[Ten
 
     Raises NotTraceable where the step is not of the kind that `graph` knows.
     """
-    program, key = program_of(cell, z, state)
-    graph, kernel = program.graph, None
+    program, key, (params, weights, biases) = program_of(cell, z, state)
+    kernel = None
     if compiled and z[0].device.type == "cpu" and z[0].dtype in (torch.float32, torch.float64):
         try:
             kernel = kernel_of(program, key, z[0].dtype)
         except cpp.CompilerMissing as reason:
             _say_once(f"{reason}: sequences run step by step in torch, two to five times slower on the CPU")
-    weights = [m.weight for m in graph.linears]
-    biases = [m.bias for m in graph.linears if m.bias is not None]
     initial = cell.initial_state(first.shape[1])
-    out = _Sequence.apply(program, kernel, first, *z, *state, *initial, *graph.params, *weights, *biases)
+    out = _Sequence.apply(program, kernel, first, *z, *state, *initial, *params, *weights, *biases)
     return out[0], out[1:]
 
 
@@ -109,6 +125,8 @@ class _Sequence(torch.autograd.Function):
             b["L", k] = _empty(like, T, B, w.shape[0])
             if program.inputs[k][0] == "X":
                 b["X", k] = _empty(like, T, B, w.shape[1])
+        for r, m in enumerate(graph.rows):
+            b["R", r], b["U", r] = _empty(like, T, B, m.width), _empty(like, B, m.input.width)
         y = _empty(like, T, B, graph.state_widths[0])
         if kernel is None:
             eager.forward(program, first, b, initial, y)
@@ -116,7 +134,7 @@ class _Sequence(torch.autograd.Function):
             kernel.forward(first, b | {("init", i): x for i, x in enumerate(initial)} | {("y", 0): y})
         fused = {m.addend for m in graph.linears}
         ctx.buffers = {
-            name: x for name, x in b.items() if name[0] in "sLX" or (name[0] == "z" and name[1] not in fused)
+            name: x for name, x in b.items() if name[0] in "sLXR" or (name[0] == "z" and name[1] not in fused)
         }
         ctx.program, ctx.kernel, ctx.shapes = program, kernel, [x.shape for x in tensors]
         ctx.save_for_backward(first, *params, *weights)
@@ -143,10 +161,15 @@ class _Sequence(torch.autograd.Function):
             gradient(("dL", k), T, B, w.shape[0])
             gradient(("dX", k), B, w.shape[1])
         for i, width in enumerate(graph.z_widths):
-            if i not in fused:
+            if i not in fused and ("dz", i) not in program.silent:
                 gradient(("dz", i), T, B, width)
         for j, p in enumerate(params):
-            gradient(("dp", j), T, B, p.shape[0])
+            b["dp", j] = like.new_zeros(B, p.shape[0])  # summed over time
+        for r, m in enumerate(graph.rows):
+            gradient(("dR", r), B, m.width)
+            gradient(("dU", r), B, m.input.width)
+        for q, width in enumerate(program.sums):
+            b["V", q], b["W", q] = _empty(like, B, width), _empty(like, B, 1)
         g = [
             like.new_zeros(B, w) if x is None else x.clone().contiguous()
             for x, w in zip(g_state, graph.state_widths, strict=True)
@@ -158,8 +181,9 @@ class _Sequence(torch.autograd.Function):
         else:
             extra = {("G", i): x for i, x in enumerate(g)} | {("N", i): torch.empty_like(x) for i, x in enumerate(g)}
             ctx.kernel.backward(first, b | extra | {("di", i): x for i, x in enumerate(g_initial)} | {("gy", 0): gy})
-        g_z = [b["dL", fused[i]] if i in fused else b["dz", i] for i in range(len(graph.z_widths))]
-        g_params = [b["dp", j].sum((0, 1)) for j in range(len(params))]
+        g_z = [b["dL", fused[i]] if i in fused else b.get(("dz", i)) for i in range(len(graph.z_widths))]
+        needed = ctx.needs_input_grad[3 + len(graph.z_widths) + 2 * len(graph.state_widths) :]
+        g_params = [b["dp", j].sum(0) if needed[j] else None for j in range(len(params))]
         g_weights, g_biases = [], []
         for k, m in enumerate(graph.linears):
             source = program.inputs[k]

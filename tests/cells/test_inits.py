@@ -4,54 +4,109 @@ import pytest
 import torch
 
 from memory_cells import VARIANTS, make_core
-from memory_cells.inits import Chrono, Uniform
+from memory_cells.gates import Coupled, Master, Ordered, Refine, Static
+from memory_cells.inits import Chrono, Constant, HeavyTail, Uniform
+from memory_cells.squash import KAF, Cumax, Sigmoid
+from memory_cells.variants import GATES, INITS, SQUASHES
 
 H, HORIZON = 4096, 500.0
-
-
-def keep_at_zero(name, **options):
-    torch.manual_seed(0)
-    core = make_core(name, 1, H, horizon=HORIZON, **options)
-    pre = core.bias.detach()[: len(core.gate.inputs) * H].split(H) if core.gate.inputs else ()
-    keep, write = core.gate(*pre)
-    return keep.detach(), write.detach()
-
-
 QUANTILES = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99])
-U = QUANTILES  # of the uniform distribution, up to 1/H at the ends
-EXPECTED = {
+
+
+def heavy_quantiles():
+    k = torch.arange(1, 2**20 + 1, dtype=torch.float64)
+    share = (1 / (k * (k + 1).log() ** 2)).cumsum(0)
+    drawn = k[torch.searchsorted(share / share[-1], QUANTILES.double())]
+    return (drawn / (1 + drawn)).float()
+
+
+EXPECTED = {  # of f = sigmoid(b), at QUANTILES
     "constant": torch.sigmoid(torch.ones(5)),
-    "chrono": 1 - 1 / (1 + (HORIZON - 2) * U + 1),  # sigmoid(log b) = b / (1 + b), b ~ U[1, T - 1]
-    "uniform": U,
+    "zero": QUANTILES,  # with cumax
+    "chrono": 1 - 1 / (1 + (HORIZON - 2) * QUANTILES + 1),  # sigmoid(log b) = b / (1 + b), b ~ U[1, T - 1]
+    "uniform": QUANTILES,  # up to 1/H at the ends
+    "heavy": heavy_quantiles(),
 }
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, v in VARIANTS.items() if v.init and v.gate in ("free", "coupled", None, "janet")]
-)
-def test_keep_of_plain_gates(name):
-    keep, write = keep_at_zero(name)
-    torch.testing.assert_close(keep.quantile(QUANTILES), EXPECTED[VARIANTS[name].init], rtol=0.03, atol=0.01)
-    if VARIANTS[name].gate == "coupled" or VARIANTS[name].gate is None:
+def mastered(f):
+    """mf = f, mi = 1 - f, inner forget gate 1/2."""
+    return f - f * (1 - f) / 2
+
+
+#: gate -> keep at zero input as a function of f
+KEEP = {
+    "free": lambda f: f, "coupled": lambda f: f, "janet": lambda f: f, None: lambda f: f, "ordered": lambda f: f,
+    "refine": lambda f: 2 * f**3 - 3 * f**2 + 2 * f,  # r = 1 - f
+    "ordered-refine": lambda f: f,  # r = 1/2
+    "master": mastered, "ordered-master": mastered,
+}  # fmt: skip
+GATED = [name for name, row in VARIANTS.items() if row.init and row.cell in ("lstm", "gru", "gated-rnn", "leaky-rnn")]
+
+
+def keep_at_zero(name, hidden=H, **options):
+    torch.manual_seed(0)
+    core = make_core(name, 1, hidden, horizon=HORIZON, **options)
+    while hasattr(core, "inner"):
+        core = core.inner
+    with torch.no_grad():
+        pre = core.bias[: sum(core.gate.widths(hidden))].split(core.gate.widths(hidden)) if core.gate.inputs else ()
+        return core.gate(*pre)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_keep_at_the_start(name):
+    row = VARIANTS[name]
+    torch.manual_seed(0)
+    keep, write = zip(*(keep_of_bias(name) for _ in range(3)), strict=True)
+    keep, write = torch.cat(keep), torch.cat(write)
+    want = KEEP[row.gate](EXPECTED[row.init])
+    torch.testing.assert_close(keep.quantile(QUANTILES), want, rtol=0.04, atol=0.012)
+    if row.gate in ("coupled", "refine", "ordered", "ordered-refine", None):
         torch.testing.assert_close(write, 1 - keep)
 
 
-@pytest.mark.parametrize("refine_bias", ["neg", "zero"])
-@pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.gate == "refine"])
-def test_keep_of_refined_gates(name, refine_bias):
-    """With r = 1 - f the effective gate is 2 f^3 - 3 f^2 + 2 f; with r = 1/2 it is f (Gu et al. 2020)."""
-    keep, write = keep_at_zero(name, refine_bias=refine_bias)
-    f = EXPECTED[VARIANTS[name].init]
-    want = 2 * f**3 - 3 * f**2 + 2 * f if refine_bias == "neg" else f
-    torch.testing.assert_close(keep.quantile(QUANTILES), want, rtol=0.03, atol=0.01)
+def keep_of_bias(name):
+    """keep and write of H units from the gate and initialisation of a row alone, without its matrices."""
+    row = VARIANTS[name]
+    init = INITS[row.init](HORIZON)
+    with torch.no_grad():
+        if row.cell == "leaky-rnn":
+            return Static(init, H)()
+        squash = SQUASHES[row.squash](H, init) if row.squash else Sigmoid
+        gate = GATES[row.gate](squash)
+        return gate(*gate.biases(init, H))
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_the_cell_starts_with_these_biases(name):
+    """In a whole cell keep has the deciles of the gate alone."""
+    row, keep = VARIANTS[name], keep_at_zero(name, 256)[0]
+    want = KEEP[row.gate](EXPECTED[row.init])
+    torch.testing.assert_close(keep.quantile(QUANTILES[1:4]), want[1:4], rtol=0, atol=0.1)
+
+
+def test_refine_bias_zero_starts_at_the_primary_gate():
+    keep, write = keep_at_zero("ur-lstm", 64, refine_bias="zero")
+    torch.manual_seed(0)
     torch.testing.assert_close(write, 1 - keep)
+    assert abs(keep.quantile(0.9) - 0.9) < 0.1 and abs(keep_at_zero("ur-lstm", 64)[0].quantile(0.9) - 0.82) < 0.1
 
 
 def test_write_gate_of_free_pairs():
     """Chrono biases the input gate by minus the same draw; a constant forget bias leaves it at one half."""
-    keep, write = keep_at_zero("chrono-lstm")
+    keep, write = keep_at_zero("chrono-lstm", 64)
     torch.testing.assert_close(write, 1 - keep)
-    torch.testing.assert_close(keep_at_zero("lstm")[1], torch.full((H,), 0.5))
+    torch.testing.assert_close(keep_at_zero("lstm", 64)[1], torch.full((64,), 0.5))
+
+
+def test_master_gates_start_apart():
+    """mf rises where mi falls; chunks share them; f of ordered masters is spread by itself."""
+    for name in ("om-lstm", "um-lstm"):
+        keep, write = keep_at_zero(name, 64, chunk=4)
+        keep, write = keep.view(16, 4), write.view(16, 4)
+        assert (keep == keep[:, :1]).all() and (keep + write <= 1 + 1e-6).all()
+    assert (keep_at_zero("om-lstm", 64)[0].diff() > 0).all()
 
 
 def test_published_quantiles_of_chrono_and_uniform():
@@ -64,6 +119,19 @@ def test_published_quantiles_of_chrono_and_uniform():
     torch.testing.assert_close(g, torch.tensor([0.027, 0.17, 0.5, 0.82, 0.97]), rtol=0, atol=0.01)
 
 
+def test_heavy_tail_has_the_stated_probabilities():
+    """P(T = k) ~ 1 / (k log^2(k + 1)), by counting; and the shares that its docstring names."""
+    torch.manual_seed(0)
+    drawn = HeavyTail()(200_000).exp().round()
+    k = torch.arange(1, 2**20 + 1, dtype=torch.float64)
+    p = 1 / (k * (k + 1).log() ** 2)
+    for value in (1, 2, 3, 10):
+        assert abs((drawn == value).double().mean() - p[value - 1] / p.sum()) < 0.003
+    keep = drawn / (1 + drawn)
+    assert abs((drawn == 1).double().mean() - 5 / 8) < 0.01
+    assert abs((keep > 0.99).double().mean() - 1 / 23) < 0.003 and abs((keep > 0.9999).double().mean() - 1 / 90) < 0.002
+
+
 def test_bad_values_say_so():
     with pytest.raises(ValueError, match="greater than 2"):
         Chrono(2.0)
@@ -71,10 +139,27 @@ def test_bad_values_say_so():
         Uniform()(1)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, v in VARIANTS.items() if v.fixed.get("weights") != "torch" and n != "memoryless"]
-)
+def test_gates_that_do_not_fit_an_initialisation_say_so():
+    for gate in (Ordered(), Refine(primary=Cumax), Master(primary=Cumax)):
+        for init in (Constant(1.0), Chrono(30.0), Uniform()):
+            with pytest.raises(ValueError, match="zero bias"):
+                gate.biases(init, 8)
+        gate.biases(Constant(0.0), 8)
+    with pytest.raises(ValueError, match="its own squash"):
+        Ordered(lambda: KAF(8))
+    with pytest.raises(ValueError, match="does not divide"):
+        Master(chunk=3).widths(8)
+    with pytest.raises(ValueError, match="at least 1"):
+        Master(chunk=0)
+    with pytest.raises(ValueError, match="'neg' or 'zero'"):
+        Refine(refine_bias="plus")
+    assert Coupled(offset=1.0).offset == 1.0
+
+
+@pytest.mark.parametrize("name", [n for n in GATED if VARIANTS[n].fixed.get("weights") != "torch"])
 def test_recurrent_matrices_are_orthogonal_gate_by_gate(name):
     core = make_core(name, 8, 32, horizon=50)
-    for block in core.weight_h.detach().split(32):
-        torch.testing.assert_close(block @ block.t(), torch.eye(32), rtol=0, atol=1e-5)
+    while hasattr(core, "inner"):
+        core = core.inner
+    for block in core.weight_h.detach().split(core.rows):
+        torch.testing.assert_close(block @ block.t(), torch.eye(len(block)), rtol=0, atol=1e-5)

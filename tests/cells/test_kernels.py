@@ -1,6 +1,8 @@
 """The machinery of the fused path: what it refuses, what it falls back to, that it is exact."""
 
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -54,6 +56,32 @@ OPERATIONS = {
     "negative and reflected": lambda z, h, w, v: 1 - (-z) * (2 - h) / 3 + (v - h) * (1 / (3 + h * h)),
     "never reads the state": lambda z, h, w, v: torch.tanh(z) * v,
     "reads it outside the product": lambda z, h, w, v: h * v + torch.tanh(z),
+    # the input of the first product comes after that of the second in the step
+    "products of an early and of a late input": lambda z, h, w, v: (
+        torch.tanh(F.linear(torch.tanh(h * v), w)) + F.linear(h, w.t()) + z
+    ),
+    "three products of one state": lambda z, h, w, v: (
+        torch.tanh(F.linear(torch.tanh(F.linear(h, w)) * h, w)) + F.linear(h, w.t()) * z + F.linear(h, w * v)
+    ),
+    "softmax": lambda z, h, w, v: torch.softmax(3 * z + F.linear(h, w), -1) * v + h / 2,
+    "cumax": lambda z, h, w, v: torch.cumsum(torch.softmax(z + F.linear(h, w), -1), -1) * h,
+    "running sum of halves": lambda z, h, w, v: torch.cumsum(h, -1) / 4 + z,
+    "repeat": lambda z, h, w, v: torch.repeat_interleave(torch.tanh(h + z).split(2, -1)[0], 2, -1) * v,
+    "tile": lambda z, h, w, v: torch.tile(torch.tanh(h + z).split(2, -1)[1], (2,)) * v,
+    "repeat of both halves": lambda z, h, w, v: sum(p.repeat(1, 2) for p in torch.tanh(h * v + z).split(2, -1)),
+    "sum over units": lambda z, h, w, v: h * torch.tanh(z).sum(-1, keepdim=True) / 3 + v,
+    "sum used twice": lambda z, h, w, v: (lambda u: torch.tanh(u) * h - u * z)((h * v).sum(-1, keepdim=True)),
+    "one unit against many": lambda z, h, w, v: sum(a * torch.tanh(z - v) for a in h.split(1, -1)) / 4,
+    "row of a row": lambda z, h, w, v: torch.softmax(torch.cumsum(z * h, -1), -1) * h.sum(-1, keepdim=True) + v,
+    "layer norm": lambda z, h, w, v: torch.tanh(F.layer_norm(z + F.linear(h, w), (H,), v, v)),
+    "where": lambda z, h, w, v: torch.where(h > z, h * v, z * h),
+    "where with numbers": lambda z, h, w, v: torch.where(torch.sin(v).sum() > h, 0.5, h) * torch.where(z < 0.1, z, 2.0),
+    "floor": lambda z, h, w, v: (lambda u: (u - torch.floor(u)) * v)(3 * z + h),
+    "detach": lambda z, h, w, v: torch.tanh(F.linear(h.detach(), w) + z) + h.detach() * h * v,
+    "detach by a mask": lambda z, h, w, v: torch.tanh(F.linear(torch.where(z > 0, h.detach(), h), w) + z) + h / 2,
+    "scalar parameter": lambda z, h, w, v: h * v.sum() + torch.tanh(z * v[0]),
+    "columns of a matrix": lambda z, h, w, v: sum(c * torch.exp(-h * h) for c in w.unbind(-1)) + z,
+    "half of the state": lambda z, h, w, v: torch.tile(h.split(2, -1)[0], (2,)) * v + z,
 }
 
 
@@ -75,9 +103,9 @@ def test_any_listed_operation_gives_the_loops_outputs_and_gradients(name, path):
 
 
 def test_unknown_operations_keep_to_the_loop():
-    core = Custom(lambda z, h, w, v: torch.cumsum(z, -1) + h)
+    core = Custom(lambda z, h, w, v: torch.sort(z, -1).values + h)
     state = core.initial_state(B)
-    with pytest.raises(NotTraceable, match="cumsum"):
+    with pytest.raises(NotTraceable, match="sort"):
         unroll(core, X, FIRST, state, path="fused")
     torch.testing.assert_close(unroll(core, X, FIRST, state), unroll(core, X, FIRST, state, path="loop"))
 
@@ -142,6 +170,31 @@ def test_same_bits_every_time(threads):
         assert all(torch.equal(a, b) for a, b in zip(once(), once(), strict=True))
     finally:
         torch.set_num_threads(before)
+
+
+def test_buffers_and_modes_are_read_anew():
+    """A value that the learner sets, a change of dtype, and eval mode reach a step that was compiled before."""
+    core = Custom(lambda z, h, w, v: torch.tanh(z + h * core.scale) * (1.0 if core.training else 2.0))
+    core.register_buffer("scale", torch.ones(()))
+    before = len(sequence._kernels)
+    for change in (lambda: None, lambda: core.scale.fill_(0.3), core.double, core.eval, core.float, core.train):
+        change()
+        x, start = X.to(core.vector.dtype), core.initial_state(B)
+        want = unroll(core, x, FIRST, start, path="loop")[0]
+        torch.testing.assert_close(unroll(core, x, FIRST, start, path="fused")[0], want)
+    assert len(sequence._kernels) <= before + 4  # two modes, two dtypes: the value is no part of the code
+
+
+def test_what_is_kept_does_not_keep_the_cell_alive():
+    core = make_core("kaf-lstm", I, H)
+    unroll(core, X, FIRST, core.initial_state(B), path="fused")
+    held = weakref.ref(core)
+    del core
+    gc.collect()
+    assert held() is None
+    for program in sequence._built.values():
+        tensors = [*program.graph.params, *(m.weight for m in program.graph.linears)]
+        assert all(t.device.type == "meta" for t in tensors)
 
 
 def test_bad_numbers_come_through():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import inspect
 import subprocess
 import sys
 import time
@@ -12,11 +13,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import envs
+from agents.learner import Settings
 from configs import (
+    ActiveConfig,
     BakkerConfig,
     Config,
     ConfigError,
-    TMazeConfig,
+    TrainConfig,
     describe,
     diff_configs,
     flatten_config,
@@ -24,8 +28,10 @@ from configs import (
     load_config,
     to_yaml,
 )
-from configs.groups import AGENTS, CONFIG_ROOT, ENVS
+from configs.groups import AGENTS, CONFIG_ROOT, DEFAULT_GROUPS, ENVS
 from configs.leaves import settings_of
+from memory_cells import VARIANTS
+from memory_cells.variants import OPTIONS
 
 CELLS = ("memoryless", "lstm", "ur-lstm", "c-lstm", "gru")
 
@@ -55,7 +61,7 @@ def in_file(tmp_path: Path, text: str | bytes) -> str:
 def test_defaults_are_those_of_the_schema_and_the_shipped_files():
     config = load()
     assert config == load("default") == load(str(CONFIG_ROOT / "default.yaml"))
-    assert (config.cell.name, config.env.name, config.agent.name) == ("ur-lstm", "tmaze_passive", "a2c")
+    assert (config.cell.name, config.env.name, config.agent.name) == ("ur-lstm", "tmaze_passive", "vtrace")
     assert config.env.corridor_length == 50 and config.run_dir is None and config.device == "auto"
 
 
@@ -82,6 +88,30 @@ def test_tables_and_files_agree():
         assert {p.stem for p in (CONFIG_ROOT / group).glob("*.yaml")} == set(table)
 
 
+@pytest.mark.parametrize("name", ENVS)
+def test_fields_of_an_env_are_what_make_accepts(name):
+    """Every setting reaches the environment, and the environment has nothing that cannot be set."""
+    row = envs.ENVS[name]
+    config = load(f"env={name}").env
+    arguments = dataclasses.asdict(config)
+    assert arguments.pop("name") == name
+    takes = set(inspect.signature(row.env).parameters) - {"num_envs", "device", "seed", *row.fixed}
+    assert set(arguments) == takes
+    env = envs.make(name, num_envs=1, **arguments)
+    for key, value in arguments.items():
+        assert value is None or getattr(env, key) == value
+    bare = envs.make(name, num_envs=1)  # and the defaults are the environment's own
+    for key, value in arguments.items():
+        assert value is None or getattr(bare, key) == value
+
+
+def test_fields_of_the_agent_are_what_an_update_takes():
+    assert set(inspect.signature(Settings).parameters) <= {f.name for f in dataclasses.fields(Config().agent)}
+    ours = {f.name for f in dataclasses.fields(Config().cell)} - {"name", "hidden_size", "path", "horizon"}
+    assert ours == set(OPTIONS)
+    assert set(envs.ENVS) == set(ENVS) and DEFAULT_GROUPS["cell"] in VARIANTS
+
+
 def test_group_tokens_come_first_and_leaves_in_order():
     config = load("env.corridor_length=7", "agent.reuse=2", "agent=ppo", "env=tmaze_active", "cell=lstm", "seed=5")
     assert (config.env.corridor_length, config.env.oracle_length, config.agent.reuse) == (7, 1, 2)
@@ -93,12 +123,12 @@ def test_file_forms_and_precedence(tmp_path):
     path.write_text("defaults: {cell: gru, env: tmaze_active, agent: ppo}\n"
                     "env: {corridor_length: 9}\nenv.oracle_length: 3\ntrain.steps: 3e6\nagent:\n  gamma: 1\n")
     config = load(str(path), "env.corridor_length=11")
-    assert config.env == TMazeConfig(name="tmaze_active", corridor_length=11, oracle_length=3)
+    assert config.env == ActiveConfig(name="tmaze_active", corridor_length=11, oracle_length=3)
     assert config.train.steps == 3_000_000 and config.agent.gamma == 1.0 and config.agent.minibatches == 4
     assert type(config.train.steps) is int and type(config.agent.gamma) is float
     assert load(str(path), "agent=a2c").agent.gamma == 1.0  # the file's own leaves stay
     path.write_text("# nothing but a comment\n")
-    assert load(str(path)) == load("default")
+    assert load(str(path)) == dataclasses.replace(load("default"), train=TrainConfig())
 
 
 @pytest.mark.parametrize("token, expected", [
@@ -145,7 +175,7 @@ def test_resolved_round_trip(data, tmp_path_factory):
     try:
         back = from_resolved(path)
     except ConfigError as error:  # the draw made an impossible combination
-        assert "agent." in str(error) or "oracle_length" in str(error)
+        assert "agent." in str(error) or "train.stop_at_success" in str(error)
         return
     assert back == changed and to_yaml(back) == to_yaml(changed)
     assert from_resolved(path.parent) == changed
@@ -174,7 +204,7 @@ def test_resolved_file_as_a_start_and_with_overrides(tmp_path):
 
 def test_diff_across_envs_names_the_keys_of_one_side():
     keys = diff_configs(load(), load("env=tmaze_bakker", "seed=2", "agent.gamma=0.5"))
-    assert keys == ["seed", "env.name", "env.oracle_length", "env.penalty_mode", "agent.gamma", "env.step_limit"]
+    assert keys == ["seed", "env.name", "env.penalty_mode", "agent.gamma", "env.step_limit"]
 
 
 def test_describe_lists_every_key():
@@ -238,7 +268,8 @@ def test_bad_tokens(tokens, words):
     (["agent.full_episode=true", "agent.bptt_length=8"], ["contradicts", "agent.bptt_length=null"]),
     (["agent.full_episode=true", "agent.burn_in=8"], ["contradicts", "agent.burn_in=0"]),
     (["agent.c_bar=2"], ["c_bar <= rho_bar"]), (["env.oracle_length=2"], ["env=tmaze_active"]),
-    (["env=tmaze_active", "env.oracle_length=0"], ["env=tmaze_passive"]),
+    (["env=tmaze_active", "env.oracle_length=0"], ["out of range", "from 1"]),
+    (["train.stop_at_success=0.9", "train.evaluate_every=0"], ["train.stop_at_success=0.9", "train.evaluate_every"]),
     (["agent=ppo", "agent.correct_off_policy=false"], ["agent.policy_loss=pg"]),
     (["agent=impala", "agent.returns=gae"], ["agent.actor_lag=4", "agent.returns=vtrace"]),
     (["agent.returns=gae", "agent.reuse=2"], ["agent.reuse=2"]),
@@ -250,7 +281,7 @@ def test_impossible_combinations(tokens, words):
 
 
 @pytest.mark.parametrize("tokens", [
-    ["agent.returns=gae"], ["agent=impala", "agent.correct_off_policy=false"], ["agent.burn_in=63"],
+    ["agent=a2c", "agent.returns=gae"], ["agent=impala", "agent.correct_off_policy=false"], ["agent.burn_in=63"],
     ["agent=impala", "agent.correct_off_policy=false", "agent.returns=gae"], ["agent.bptt_length=64"],
     ["agent.policy_loss=ppo", "agent.actor_lag=4"], ["agent.full_episode=true"], ["agent.rho_bar=2", "agent.c_bar=2"],
 ])
