@@ -185,6 +185,14 @@ def test_buffers_and_modes_are_read_anew():
     assert len(sequence._kernels) <= before + 4  # two modes, two dtypes: the value is no part of the code
 
 
+def test_a_replaced_parameter_is_seen():
+    core = Custom(OPERATIONS["reads it outside the product"])
+    for _ in range(2):
+        y = unroll(core, X, FIRST, core.initial_state(B), path="fused")[0]
+        torch.testing.assert_close(y, unroll(core, X, FIRST, core.initial_state(B), path="loop")[0])
+        core.vector = torch.nn.Parameter(core.vector.detach() + 1)
+
+
 def test_what_is_kept_does_not_keep_the_cell_alive():
     core = make_core("kaf-lstm", I, H)
     unroll(core, X, FIRST, core.initial_state(B), path="fused")

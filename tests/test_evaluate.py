@@ -1,0 +1,279 @@
+"""Evaluation: exactly N episodes, none counted for being short; the intervals; and no trace left in training."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+import build
+import evaluate_agent
+import train_agent
+from agents.agent import Agent
+from agents.evaluate import Episodes, evaluate, play, summarise
+from configs.load import load_config
+from envs.env import Env, Spec
+from memory_cells import make_core
+
+TINY = [
+    "smoke", "device=cpu", "train.threads=1", "cell.hidden_size=8", "agent.embedding_size=8", "train.num_envs=8",
+    "train.steps=400", "train.evaluate_every=2", "train.evaluate_episodes=5", "evaluate.episodes=11",
+    "evaluate.num_envs=4", "seed=4", "agent.entropy_cost=0.1",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def torch_settings():
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+
+
+class FortuneState(NamedTuple):
+    number: torch.Tensor  # of the episode, per environment
+    t: torch.Tensor
+    lucky: torch.Tensor
+    actions: torch.Tensor  # sum of the actions taken
+
+
+class FortuneEnv(Env):
+    """Half of the episodes are lucky, by the generator: these succeed and last 1 step, the others fail and last 10, so
+    counting whatever ends first would find too many successes. Each step rewards with 1 / length."""
+
+    num_actions, action_names = 2, ("zero", "one")
+    obs_high = 1e6
+
+    def spawn(self):
+        lucky = torch.rand(self.num_envs, generator=self.generator) < 0.5
+        zero = torch.zeros(self.num_envs, dtype=torch.int64)
+        return FortuneState(self.state.number + 1 if hasattr(self, "state") else zero, zero, lucky, zero)
+
+    def act(self, state, action):
+        length = torch.where(state.lucky, 1, 10)
+        new = state._replace(t=state.t + 1, actions=state.actions + action)
+        return new, 1 / length, new.t >= length, torch.zeros_like(state.lucky)
+
+    def observe(self, state):
+        return torch.stack([state.t, state.number], -1).to(torch.float32)
+
+    def success(self, state):
+        return state.lucky
+
+    def oracle(self, state):
+        return torch.zeros_like(state.t)
+
+    def cue(self, state):
+        return state.lucky.unsqueeze(-1).to(torch.float32)
+
+    def describe(self):
+        return Spec(0, 1, 1.0, 1.0, 1.0, 1.0, None, 1.0, 11, 0.5)
+
+
+class FixedEnv(FortuneEnv):
+    """Environment b fails with episodes of 1 + 2b steps; only environment 0's succeed. Reward 1 a step."""
+
+    def spawn(self):
+        return super().spawn()._replace(lucky=torch.arange(self.num_envs) == 0)
+
+    def act(self, state, action):
+        new = state._replace(t=state.t + 1, actions=state.actions + action)
+        over = new.t >= 1 + 2 * torch.arange(self.num_envs)
+        return new, torch.ones(self.num_envs), over & (state.number % 2 == 0), over  # some end in both ways, some are cut
+
+
+def make_agent(seed=0, size=2, actions=2, core="lstm"):
+    torch.manual_seed(seed)
+    agent = Agent(size, actions, make_core(core, 8, 8, horizon=10), 8)
+    with torch.no_grad():
+        agent.policy.weight.normal_()
+    return agent
+
+
+@pytest.mark.parametrize("num_envs", [1, 3, 7])
+@pytest.mark.parametrize("episodes", [1, 2, 3, 7, 10, 31])
+def test_exactly_n_by_quota(num_envs, episodes):
+    """Also where N is no multiple of the environments, or smaller."""
+    found = play(make_agent(), FixedEnv(num_envs), episodes, None)
+    quota = [episodes // num_envs + (b < episodes % num_envs) for b in range(num_envs)]
+    lengths = [1 + 2 * b for b, n in enumerate(quota) for _ in range(n)]
+    assert found.lengths.tolist() == lengths and found.returns.tolist() == lengths
+    assert found.success.tolist() == [length == 1 for length in lengths]
+    assert {len(x) for x in found} == {episodes} and found.returns.dtype == torch.float64
+
+
+def test_short_episodes_are_not_over_counted():
+    """The first 2 x 128 to end would be 73 % successes (a lucky one takes 2 rows, an unlucky one 11)."""
+    found = play(make_agent(), FortuneEnv(128, seed=3), 256, None)
+    rate = found.success.double().mean().item()
+    assert abs(rate - 0.5) < 3 * 0.5 / math.sqrt(256)
+    torch.testing.assert_close(found.returns, torch.ones(256, dtype=torch.float64), atol=1e-6, rtol=0)
+    assert torch.equal(found.lengths, torch.where(found.success, 1, 10))
+    # the first two episodes of every environment, and no others
+    env, lucky = FortuneEnv(128, seed=3), []
+    env.reset()
+    for _ in range(40):
+        lucky.append((env.ended.clone(), env.state.lucky.clone()))
+        env.step(torch.zeros(128, dtype=torch.int64))
+    expected = [[bool(won[b]) for ended, won in lucky if ended[b]][:2] for b in range(128)]
+    assert found.success.tolist() == [won for pair in expected for won in pair]
+
+
+@pytest.mark.parametrize("wins, n", [(0, 10), (10, 10), (1, 3), (497, 1000), (1000, 1000), (0, 1), (95, 100)])
+def test_wilson_interval(wins, n):
+    won = torch.arange(n) < wins
+    found = summarise(Episodes(won.double(), torch.ones(n, dtype=torch.int64), won))
+    z, p = 1.959963984540054, wins / n
+    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    closed = [(middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)]
+    assert found["success_interval"] == pytest.approx(closed, abs=1e-12)
+    assert found["success_rate"] == p and 0 <= found["success_interval"][0] <= p <= found["success_interval"][1] <= 1
+
+
+def test_bootstrap_interval():
+    values = torch.from_numpy(np.random.default_rng(1).normal(3.0, 2.0, 400))
+    found = summarise(Episodes(values, torch.ones(400, dtype=torch.int64), values > 0))
+    half = stats.t.ppf(0.975, 399) * values.std().item() / 20
+    mean = values.mean().item()
+    assert found["mean_return"] == mean
+    assert found["return_interval"] == pytest.approx([mean - half, mean + half], abs=0.1 * half)
+    assert found == summarise(Episodes(values, torch.ones(400, dtype=torch.int64), values > 0))  # and it repeats
+    same = summarise(Episodes(torch.full((5,), 0.3).double(), torch.ones(5, dtype=torch.int64), torch.ones(5) > 0))
+    assert same["return_interval"] == [same["mean_return"]] * 2
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_state_is_carried_and_reset():
+    """Played one environment at a time or all together, an agent that remembers does the same."""
+    agent = make_agent(core="gru")
+    together = play(agent, FixedEnv(5), 5, None)
+    taken = []
+    for b in range(5):
+        env = FixedEnv(5)
+        row, state = env.reset(), agent.initial_state(5)
+        for _ in range(1 + 2 * b):
+            output, state = agent(type(row)(*(x.unsqueeze(0) for x in row)), state)
+            row = env.step(output.logits[0].argmax(-1))
+        assert env.ended[b]
+        taken.append(env.state.t[b].item())
+    assert together.lengths.tolist() == taken
+
+
+def test_greedy_takes_the_likeliest_and_sampled_draws():
+    agent = make_agent()
+    with torch.no_grad():
+        agent.policy.weight.zero_()
+        agent.policy.bias.copy_(torch.tensor([0.0, math.log(3.0)]))  # action 1 with probability 3/4
+
+    class Recorded(FortuneEnv):
+        def step(self, action):
+            if not self.ended.all():
+                actions.append(action[~self.ended])
+            return super().step(action)
+
+    actions: list[torch.Tensor] = []
+    play(agent, Recorded(64), 128, None)
+    assert (torch.cat(actions) == 1).all()
+    actions.clear()
+    play(agent, Recorded(64), 512, torch.Generator().manual_seed(0))
+    drawn = torch.cat(actions).double()
+    assert abs(drawn.mean() - 0.75) < 4 * math.sqrt(0.75 * 0.25 / len(drawn)) and len(drawn) > 1000
+
+
+def test_it_leaves_no_trace():
+    """The default generator, the training's generators, its environment, its gradients and the agent's mode."""
+    config = load_config([*TINY, "cell=gru", "agent.actor_lag=2"], build.KNOWN_CELLS)
+    device = torch.device("cpu")
+    one, two = (build.make_trainer(config, device) for _ in range(2))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    watch = build.watcher(config, one.learner.agent, device)
+    for _ in range(4):
+        watch()
+        build.evaluate_agent(config, one.learner.agent, device)
+        assert one.learner.agent.training == two.learner.agent.training
+        for log, other in zip(one.iterate().items(), two.iterate().items(), strict=True):
+            assert log[0] == other[0] and torch.equal(log[1], other[1]), log[0]
+    assert torch.equal(torch.get_rng_state(), before)
+    for name in ("act", "minibatch"):
+        assert torch.equal(one.state()["generators"][name], two.state()["generators"][name])
+    for left, right in zip(one.learner.agent.parameters(), two.learner.agent.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_evaluation_repeats_whatever_came_before():
+    agent, env = make_agent(size=2, actions=4), build.make_env(load_config(["smoke"], build.KNOWN_CELLS), 7, "cpu", 0)
+    first = evaluate(agent, env, 20, seed=9)
+    torch.rand(100)
+    env.step(torch.zeros(7, dtype=torch.int64))
+    assert evaluate(agent, env, 20, seed=9) == first
+    assert evaluate(agent, env, 20, seed=10) != first
+    assert first["reference"]["r_star"] == 1.0 and first["reference"]["chance"] == 0.5
+    assert first["greedy"]["episodes"] == first["sampled"]["episodes"] == 20
+
+
+# --- the script ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("evaluate") / "run"
+    assert train_agent.main([*TINY, f"run_dir={run}"]) == 0
+    return run
+
+
+@pytest.fixture
+def reports(finished, capsys):
+    def call(*arguments) -> dict:
+        capsys.readouterr()
+        assert evaluate_agent.main([str(finished), "--json", *arguments]) == 0
+        told = capsys.readouterr()
+        assert told.err == ""
+        report = json.loads(told.out)  # one JSON object and nothing else
+        assert isinstance(report, dict)
+        return report
+
+    return call
+
+
+def test_the_script_equals_the_evaluation_of_training(finished, reports):
+    report = reports()
+    assert report == json.loads((finished / "evaluation.json").read_text())
+    for how in ("greedy", "sampled"):
+        low, high = report[how]["success_interval"]
+        assert low <= report[how]["success_rate"] <= high and report[how]["episodes"] == 11
+    assert report == reports("--episodes", "11", "train.threads=1") == reports("evaluate.episodes=11", "device=cpu")
+
+
+def test_an_agent_restored_evaluates_as_it_did_in_training(finished):
+    """Bit for bit what it was when it was saved, evaluated by the code of training itself."""
+    config = load_config(TINY, build.KNOWN_CELLS)
+    trainer = build.make_trainer(config, torch.device("cpu"))
+    while not trainer.done:
+        trainer.iterate()
+    inside = build.evaluate_agent(config, trainer.learner.agent, torch.device("cpu"))
+    saved = json.loads((finished / "evaluation.json").read_text())
+    assert inside | {"step": trainer.step, "update": trainer.update} == saved
+
+
+def test_lengths_and_overrides(reports, finished, tmp_path):
+    plain = reports()
+    per_length = reports("--lengths", "3,5,40")["lengths"]
+    assert list(per_length) == ["3", "5", "40"] and per_length["5"] == plain
+    assert per_length["40"]["greedy"]["mean_length"] == 41 and per_length["3"] == reports("env.corridor_length=3")
+    assert reports("--episodes", "3")["greedy"]["episodes"] == 3
+    assert reports("evaluate.seed=7")["seed"] == 7
+    shutil.copytree(finished, tmp_path / "moved")  # a run is found wherever it lies
+    assert evaluate_agent.main([str(tmp_path / "moved")]) == 0
+
+
+def test_the_line_for_people(finished, capsys):
+    assert evaluate_agent.main([str(finished), "--lengths", "3,6", "--episodes", "4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["corridor 3", "corridor 6"]
+    assert all(w in lines[0] for w in ("4 episodes", "greedy success", "sampled success", "optimum 1", "chance"))
