@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 import build  # sets the environment that torch is imported in, so it comes first
@@ -71,7 +72,8 @@ def train(config: Config, resume: Path | None, argv: list[str]) -> int:
 
 def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
-        print(__doc__.strip() + "\n\n" + describe())
+        cells = textwrap.fill("cells: " + " ".join(build.KNOWN_CELLS), 120, subsequent_indent="  ", break_on_hyphens=False)
+        print(f"{__doc__.strip()}\n\n{cells}\n\n{describe()}")
         return 0
     try:
         return train(*parse(argv), argv)

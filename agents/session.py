@@ -40,7 +40,7 @@ class Interrupt:
 
 
 def check_like(saved: Any, own: Any, name: str) -> None:
-    """Raises ValueError where `saved` is not built like `own`: type, keys, length, shape and dtype; numbers are >= 0.
+    """Raises ValueError where `saved` is not built like `own`: type, keys, length, shape and dtype; numbers lie in [0, 1e15).
     None and empty containers in `own` ask for nothing. Generator states differ between devices: their size is free."""
     if isinstance(own, torch.Tensor):
         fits = isinstance(saved, torch.Tensor) and saved.dtype == own.dtype
@@ -49,7 +49,7 @@ def check_like(saved: Any, own: Any, name: str) -> None:
         fits = isinstance(saved, dict) == isinstance(own, dict) and isinstance(saved, (dict, list, tuple))
         fits = fits and (not own or (saved.keys() == own.keys() if isinstance(own, dict) else len(saved) == len(own)))
     else:
-        fits = own is None or (type(saved) is type(own) and saved >= 0)
+        fits = own is None or (type(saved) is type(own) and 0 <= saved < 10**15)
     if not fits:
         raise ValueError(f"{name} is not what this run would save")
     for key in own if isinstance(own, dict) else range(len(own)) if isinstance(own, (list, tuple)) else ():

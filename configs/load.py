@@ -61,8 +61,9 @@ def from_resolved(path: str | Path, tokens: Sequence[str] = (), known_cells: Seq
     path = Path(path)
     path = path / "config.yaml" if path.is_dir() else path
     chosen, leaves, resolved = _read(path)
-    if set(resolved) != set(GROUPS):
-        missing = ", ".join(f"{g}.name" for g in GROUPS if g not in resolved)
+    chosen.setdefault("aux", ("none", "by default"))  # runs from before there were auxiliary losses had none
+    if not set(GROUPS) - {"aux"} <= set(resolved):
+        missing = ", ".join(f"{g}.name" for g in GROUPS if g not in resolved and g != "aux")
         raise ConfigError(f"in {path}: not a resolved config (it lacks {missing})")
     source, group_tokens, leaf_tokens = _sort_tokens(tokens)
     if source is not None:

@@ -382,3 +382,10 @@ def test_an_error_is_quick_and_needs_no_torch():
                           timeout=60)
     assert done.returncode == 0 and "did you mean seed?" in done.stdout, done.stderr
     assert time.monotonic() - start < 10  # 0.3 s on a quiet core
+
+
+def test_a_run_from_before_auxiliary_losses_had_none(tmp_path):
+    text = to_yaml(load("seed=4"))
+    assert "aux:\n  name: none\n" in text
+    (tmp_path / "config.yaml").write_text(text.replace("aux:\n  name: none\n", ""))
+    assert from_resolved(tmp_path) == load("seed=4")
