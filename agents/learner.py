@@ -98,6 +98,8 @@ class Learner:
         with torch.no_grad():
             for p, old in zip(self.actor.parameters(), self.history[0], strict=True):
                 p.copy_(old)
+            for b, now in zip(self.actor.buffers(), self.agent.buffers(), strict=True):  # scheduled values do not lag
+                b.copy_(now)
 
     def _minibatches(self, rollout: Rollout, valid: Tensor) -> list[tuple[Rollout, Tensor]]:
         """The batch, or parts of its environments in random order."""

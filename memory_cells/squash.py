@@ -15,11 +15,18 @@ class Sigmoid(nn.Module):
         return torch.sigmoid(pre)
 
 
+def running_sum(x: Tensor) -> Tensor:
+    """cumsum along the last axis; as a product where torch has no reproducible cumsum, on a GPU asked to be reproducible."""
+    if isinstance(x, Tensor) and x.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return x @ torch.ones(x.shape[-1], x.shape[-1], dtype=x.dtype, device=x.device).triu()
+    return torch.cumsum(x, -1)
+
+
 class Cumax(nn.Module):
     """`cumsum(softmax(a))` along the units (Shen et al. 2019, arXiv 1810.09536): rising, in (0, 1], the last entry 1."""
 
     def forward(self, pre: Tensor) -> Tensor:
-        return torch.cumsum(torch.softmax(pre, -1), -1)
+        return running_sum(torch.softmax(pre, -1))
 
 
 class KAF(nn.Module):

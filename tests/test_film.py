@@ -201,7 +201,7 @@ def test_the_script_films_a_run(run, capsys):
     assert "7 frames" in capsys.readouterr().out  # corridor 5: 6 steps
     assert len(decode(run / "video.mp4")[1]) == 7
     out = run / "other.gif"
-    assert record_video.main([str(run), "--out", str(out), "--sampled", "env.corridor_length=3"]) == 0
+    assert record_video.main([str(run), "--out", str(out), "--episodes", "2", "--sampled", "env.corridor_length=3"]) == 0
     assert len(decode(out.with_suffix(".mp4"))[1]) == 2 * 5 and out.exists()
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from memory_cells.kernels.graph import Expr
 from memory_cells.kernels.program import Loop, Product, Program, RowStep
+from memory_cells.squash import running_sum
 
 _OPS = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "neg": torch.neg, "exp": torch.exp,
@@ -19,8 +20,8 @@ _OPS = {
 _ROWS = {
     "softmax": lambda x, count, saved: torch.softmax(x, -1),
     "softmax_t": lambda g, count, y: y * (g - (g * y).sum(-1, keepdim=True)),
-    "cumsum": lambda x, count, saved: torch.cumsum(x, -1),
-    "cumsum_t": lambda g, count, y: g.flip(-1).cumsum(-1).flip(-1),
+    "cumsum": lambda x, count, saved: running_sum(x),
+    "cumsum_t": lambda g, count, y: running_sum(g.flip(-1)).flip(-1),
     "sum": lambda x, count, saved: x.sum(-1, keepdim=True),
     "repeat": lambda x, count, saved: torch.repeat_interleave(x, count, -1),
     "repeat_t": lambda g, count, y: g.unflatten(-1, (-1, count)).sum(-1),

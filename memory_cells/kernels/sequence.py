@@ -33,7 +33,7 @@ def program_of(cell, z: tuple[Tensor, ...], state: tuple[Tensor, ...]):
     """
     if any(x.dim() != n or x.dtype != z[0].dtype for n, group in ((3, z), (2, state)) for x in group):
         raise NotTraceable("the sequence kernels know inputs (T, B, .) and states (B, .) of one floating-point type")
-    form = tuple(x.shape[-1] for x in z), tuple(s.shape[-1] for s in state), cell.training
+    form = tuple(x.shape[-1] for x in z), tuple(s.shape[-1] for s in state), cell.training, *map(id, cell.parameters())
     known = _programs.get(cell)
     if known and known[0] == form:
         return known[1:]
