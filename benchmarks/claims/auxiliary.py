@@ -37,8 +37,7 @@ class Settings:
 
 class Decoder(nn.Module):
     """One LSTM layer from the core's state (every floating entry of it, so any cell's), told the true rows or only the
-    first (Trinh et al. 2018, arXiv 1803.00144). Two layers of 256 and a two-layer readout in the paper; smaller here, as the images
-    are."""
+    first (Trinh et al. 2018, arXiv 1803.00144). The paper's has two layers of 256; smaller here, as the images are."""
 
     def __init__(self, core: Cell, inputs: int, settings: Settings):
         super().__init__()
