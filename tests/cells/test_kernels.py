@@ -127,7 +127,7 @@ def test_the_start_state_learns_through_resets():
 
 
 def test_without_a_compiler_it_says_so_once_and_is_right(monkeypatch):
-    def missing(source):
+    def missing(source, optimise):
         raise cpp.CompilerMissing("no C++ compiler")
 
     monkeypatch.setattr(cpp, "_compile", missing)
