@@ -45,6 +45,9 @@ class Trainer:
         self.step = self.update = 0
         if stagger_episodes and not full_episode:
             self.carry, self.step = stagger(env, learner.actor, self.generator)
+            if self.done:
+                raise ValueError(f"train.steps={steps} is used up by spreading the episodes ({self.step} steps); "
+                                 f"give more, or train.stagger_episodes=false")  # fmt: skip
         else:
             self.carry = start(env, learner.actor)
 

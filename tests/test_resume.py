@@ -50,14 +50,6 @@ EVERY_3 = "train.evaluate_every=3"
 CASES = {name: tokens if name == "until solved" else [*tokens, EVERY_3] for name, tokens in CASES.items()}  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def torch_settings():
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
-
-
 def given(run: Path, *tokens: str) -> list[str]:
     """The command line of a tiny run in the folder `run`; of a key given twice the last counts."""
     return list({token.split("=")[0]: token for token in [*TINY, *tokens, f"run_dir={run}"]}.values())

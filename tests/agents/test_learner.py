@@ -320,3 +320,10 @@ def test_staggered_episodes_are_spread_and_their_steps_counted():
     assert len(set(env.state.t.tolist())) >= 4  # several phases of the episode
     rollout, _ = collect(env, agent, carry, T, torch.Generator())
     assert make_learner(agent).losses(rollout, transitions(rollout, False))[2]["ratio_error"] < 1e-5  # states fit rows
+
+
+def test_a_run_too_short_for_its_staggering_says_so():
+    agent, flat = make_agent(), Schedule(1e-3, 1.0)
+    with pytest.raises(ValueError, match=r"train\.steps=5 is used up"):
+        Trainer(CountingEnv(B), make_learner(agent), steps=5, unroll_length=T, full_episode=False, learning_rate=flat,
+                entropy_cost=flat, normalise_reward=False, seed=0)  # fmt: skip
