@@ -1,4 +1,4 @@
-"""Each paper's claim at its smallest setting that is feasible on two CPU cores; `benchmarks/claims.py` runs it.
+"""Each paper's claim at its smallest setting that is feasible on two CPU cores; `benchmarks/paper_claims.py` runs it.
 
 tasks.py, digits.py   what is learned, with the memoryless loss in closed form
 training.py           one run: Spec, seed -> curve;  auxiliary.py  Trinh's losses, supervised

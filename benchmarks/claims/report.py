@@ -68,7 +68,7 @@ def judge(claim: Claim, out: Path, seeds: Sequence[int], quick: bool, stopped: S
 
 def page(claims: Sequence[Claim], findings: Mapping[str, Finding], seeds: Sequence[int], quick: bool) -> str:
     """The page in Markdown."""
-    command = f"python benchmarks/claims.py OUT --seeds {len(seeds)}{' --quick' if quick else ''}"
+    command = f"python benchmarks/paper_claims.py OUT --seeds {len(seeds)}{' --quick' if quick else ''}"
     lines = ["# Each paper's claim, shown", ""]
     if quick:
         lines += ["**QUICK: shortened tasks and a few hundred steps. It shows that everything runs; its verdicts say nothing "
