@@ -16,8 +16,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import torch
 
 from agents import checkpoint
-from agents.agent import Agent
+from agents.agent import Agent, extra_inputs
 from agents.auxiliary import Auxiliary, AuxiliarySettings
+from agents.encoders import make_encoder
 from agents.evaluate import evaluate, play
 from agents.learner import Learner, Settings, make_optimizer
 from agents.session import check_like
@@ -82,8 +83,9 @@ def make_agent(config: Config, env: Env) -> Agent:
             core = make_core(c.name, a.embedding_size, c.hidden_size, horizon=horizon, **options)
         except ValueError as error:
             raise ConfigError(f"cell: {error}") from error
-        size = int(torch.Size(env.obs_shape).numel())
-        agent = Agent(size, env.num_actions, core, a.embedding_size, see_last_action=a.see_last_action,
+        extra = extra_inputs(env.num_actions, a.see_last_action, a.see_last_reward)
+        encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, extra, a.embedding_size)
+        agent = Agent(encoder, env.num_actions, core, see_last_action=a.see_last_action,
                       see_last_reward=a.see_last_reward, path=c.path)  # fmt: skip
     return agent.to(env.device)
 

@@ -18,20 +18,25 @@ class Output(NamedTuple):
     value: Tensor  # (T, B)
 
 
+def extra_inputs(num_actions: int, see_last_action: bool, see_last_reward: bool) -> int:
+    """How many numbers an agent sees beside its observation."""
+    return num_actions * see_last_action + see_last_reward
+
+
 class Agent(nn.Module):
     """An actor-critic over rows of the stream.
 
-    `core` maps (T, B, embedding_size) to (T, B, hidden_size). Last action and last reward are inputs only if asked for:
+    `encoder` maps observations (T, B, *obs_shape) and extra inputs (T, B, E) to (T, B, I), `core` these to (T, B, H); E is
+    `extra_inputs(...)`. Last action and last reward are inputs only if asked for:
     with them a memoryless agent can carry a bit through its own actions.
     """
 
-    def __init__(self, obs_size: int, num_actions: int, core: Cell, embedding_size: int, *,
+    def __init__(self, encoder: nn.Module, num_actions: int, core: Cell, *,
                  see_last_action: bool = False, see_last_reward: bool = False, path: str = "auto"):  # fmt: skip
         super().__init__()
         self.num_actions, self.core, self.path = num_actions, core, path
         self.see_last_action, self.see_last_reward = see_last_action, see_last_reward
-        inputs = obs_size + (num_actions if see_last_action else 0) + (1 if see_last_reward else 0)
-        self.encoder = nn.Sequential(nn.Linear(inputs, embedding_size), nn.ReLU())
+        self.encoder = encoder
         self.policy, self.value = nn.Linear(core.hidden_size, num_actions), nn.Linear(core.hidden_size, 1)
         nn.init.orthogonal_(self.policy.weight, 0.01)  # start from an almost uniform policy
         nn.init.orthogonal_(self.value.weight, 1.0)
@@ -46,16 +51,19 @@ class Agent(nn.Module):
 
         Returns Output, the state after the last row, and the traces of `unroll` if `record` names any.
         """
-        x = rows.obs.flatten(2).to(self.policy.weight.dtype)
-        if self.see_last_action:
-            taken = rows.action.unsqueeze(-1) == torch.arange(
-                self.num_actions, device=x.device
-            )  # "none" (-1): all zero
-            x = torch.cat([x, taken.to(x.dtype)], -1)
-        if self.see_last_reward:
-            x = torch.cat([x, rows.reward.unsqueeze(-1).to(x.dtype)], -1)
-        y, *rest = unroll(self.core, self.encoder(x), rows.first, state, path=self.path, record=record, noise=noise)
+        x = self.encoder(rows.obs, self._extra(rows))
+        y, *rest = unroll(self.core, x, rows.first, state, path=self.path, record=record, noise=noise)
         return Output(self.policy(y), self.value(y).squeeze(-1)), *rest
+
+    def _extra(self, rows: Step) -> Tensor:
+        """(T, B, E): last action (one-hot; "none" is all zero) and last reward, as far as the agent sees them."""
+        weight, extra = self.policy.weight, []
+        if self.see_last_action:
+            extra.append(rows.action.unsqueeze(-1) == torch.arange(self.num_actions, device=weight.device))
+        if self.see_last_reward:
+            extra.append(rows.reward.unsqueeze(-1))
+        empty = weight.new_zeros(*rows.first.shape, 0)
+        return torch.cat([empty, *(x.to(weight.dtype) for x in extra)], -1)
 
 
 def act(output: Output, generator: torch.Generator | None) -> Tensor:

@@ -3,28 +3,15 @@
 from configs.describe import describe
 from configs.errors import ConfigError
 from configs.load import diff_configs, flatten_config, from_resolved, load_config, to_yaml
-from configs.schema import (
-    ActiveConfig,
-    AgentConfig,
-    BakkerConfig,
-    CellConfig,
-    Config,
-    EnvConfig,
-    EvaluateConfig,
-    PassiveConfig,
-    TrainConfig,
-)
+from configs.schema import AgentConfig, CellConfig, Config, EnvConfig, EvaluateConfig, TrainConfig
 
 __all__ = [
-    "ActiveConfig",
     "AgentConfig",
-    "BakkerConfig",
     "CellConfig",
     "Config",
     "ConfigError",
     "EnvConfig",
     "EvaluateConfig",
-    "PassiveConfig",
     "TrainConfig",
     "describe",
     "diff_configs",

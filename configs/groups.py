@@ -1,20 +1,20 @@
 """The group tokens: a literal table from NAME to dataclass; its YAML is `configs/<group>/<NAME>.yaml`.
 
+An environment's YAML may hold `levels`: easy, medium, hard and xl, each some keys; `env=NAME-LEVEL` sets these too.
+
 `cell=NAME` has no table here, for the names belong to `memory_cells.variants` and the caller hands them in: every cell
 is a CellConfig, and `configs/cell/NAME.yaml` is read only where a cell wants other defaults.
 """
 
 from pathlib import Path
 
-from configs.schema import ActiveConfig, AgentConfig, AuxConfig, BakkerConfig, DecoderConfig, PassiveConfig
+from configs import env_tmaze
+from configs.schema import AgentConfig, AuxConfig, DecoderConfig
 
 CONFIG_ROOT = Path(__file__).resolve().parent
 
-ENVS = {
-    "tmaze_passive": PassiveConfig,
-    "tmaze_active": ActiveConfig,
-    "tmaze_bakker": BakkerConfig,
-}
+ENVS = {**env_tmaze.ENVS}
+LEVELS = ("easy", "medium", "hard", "xl")
 
 AGENTS = {
     "vtrace": AgentConfig,

@@ -11,9 +11,12 @@ nested and dotted keys mean the same, and every part may be left out:
 
 A resolved config (`config.yaml` of a run folder) has `name` inside its sections in place of `defaults`.
 
+An environment's level is chosen with it (`env=tmaze_passive-hard`, or `defaults: {env: tmaze_passive-hard}`).
+
 Order: the groups are chosen first, by the file and then by the tokens cell=, env=, agent= wherever these stand; then
 the leaves of the groups' YAMLs, of the file, and of the command line, each over the one before. The file's leaves stay
-when a token changes a group ("everything else equal"); one that the new group lacks is an error, not ignored.
+when a token changes the cell, the agent or the auxiliary loss ("everything else equal"); one that the new group lacks is
+an error, not ignored. A token that changes the environment or its level leaves the file's env.* behind.
 """
 
 import re
@@ -26,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.checks import check_combinations
 from configs.errors import ConfigError, show
-from configs.groups import AGENTS, AUXILIARIES, CONFIG_ROOT, DEFAULT_GROUPS, ENVS, WITHOUT_FILES
+from configs.groups import AGENTS, AUXILIARIES, CONFIG_ROOT, DEFAULT_GROUPS, ENVS, LEVELS, WITHOUT_FILES
 from configs.leaves import Setting, closest, coerce, nearest, settings_of
 from configs.schema import CellConfig, Config
 from configs.strict_yaml import COMMAND_LINE, Leaf, parse_value, read_leaves
@@ -48,9 +51,14 @@ def load_config(argv_tokens: Sequence[str], known_cells: Sequence[str]) -> Confi
             raise ConfigError(f"{group}={choice[0]} {choice[1]} contradicts {group}.name={resolved[group][0]} "
                               f"{resolved[group][1]}: a resolved config fixes all of its {group}; start from a config "
                               f"with defaults instead")
+        if group == "env" and choice[0] != chosen.get(group, choice)[0]:
+            leaves = [leaf for leaf in leaves if not leaf.key.startswith("env.")]
         chosen[group] = choice
     chosen = {group: chosen.get(group, (name, "by default")) for group, name in DEFAULT_GROUPS.items()}
-    return _assemble(chosen, known_cells, [*_group_leaves(chosen, known_cells), *leaves, *leaf_tokens])
+    env, dash, level = chosen["env"][0].partition("-")
+    chosen["env"] = (env, chosen["env"][1])
+    group_leaves = _group_leaves(chosen, known_cells, level if dash else None)
+    return _assemble(chosen, known_cells, [*group_leaves, *leaves, *leaf_tokens])
 
 
 def from_resolved(path: str | Path, tokens: Sequence[str] = (), known_cells: Sequence[str] | None = None) -> Config:
@@ -183,13 +191,23 @@ def _check_names(chosen: dict[str, Choice], known_cells: Sequence[str] | None) -
             raise ConfigError(f"{origin}: unknown {group} {show(name)}{nearest(name, names)}")
 
 
-def _group_leaves(chosen: dict[str, Choice], known_cells: Sequence[str]) -> list[Leaf]:
+def _group_leaves(chosen: dict[str, Choice], known_cells: Sequence[str], level: str | None) -> list[Leaf]:
+    """What the groups' YAMLs say, the environment's level last."""
     _check_names(chosen, known_cells)
-    found = []
-    for group, (name, _) in chosen.items():
+    found: list[Leaf] = []
+    for group, (name, origin) in chosen.items():
         path = CONFIG_ROOT / group / f"{name}.yaml"
-        if group not in WITHOUT_FILES or path.is_file():
-            found += [leaf._replace(key=f"{group}.{leaf.key}") for leaf in read_leaves(path)]
+        if group in WITHOUT_FILES and not path.is_file():
+            continue
+        leaves = read_leaves(path)
+        found += [leaf._replace(key=f"{group}.{leaf.key}") for leaf in leaves if not leaf.key.startswith("levels.")]
+        if group != "env" or level is None:
+            continue
+        there = [known for known in LEVELS if any(leaf.key.startswith(f"levels.{known}.") for leaf in leaves)]
+        if level not in there:
+            raise ConfigError(f"{origin}: {show(name)} has no level {show(level)}{nearest(level, there)}")
+        head = f"levels.{level}."
+        found += [leaf._replace(key="env." + leaf.key.removeprefix(head)) for leaf in leaves if leaf.key.startswith(head)]
     return found
 
 

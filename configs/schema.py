@@ -1,8 +1,9 @@
 """Every setting of the project: frozen dataclasses of plain data, with type, default, range and help in one place.
 
-This file imports nothing of ours and no torch. A new environment is a new subclass of EnvConfig plus a row in
-`configs/groups.py` and a YAML in `configs/env/`. Fields may be int, float, bool, str, or Optional of one of these.
-A default must keep the meaning of older runs: a resolved config that lacks a field is read with its default.
+This file imports nothing of ours and no torch. The settings of the environments stand in `configs/env_*.py`, one file
+a family: a new environment is a subclass of EnvConfig, a row in that file's ENVS and a YAML in `configs/env/`. Fields may
+be int, float, bool, str, or Optional of one of these. A default must keep the meaning of older runs: a resolved config
+that lacks a field is read with its default.
 """
 
 import re
@@ -53,36 +54,6 @@ class EnvConfig:
     """Base of every environment's settings."""
 
     name: str = leaf("", "chosen by env=NAME")
-
-
-@dataclass(frozen=True)
-class PassiveConfig(EnvConfig):
-    """Passive T-maze of Ni et al. (2023): the cue is seen at the start."""
-
-    name: str = leaf("tmaze_passive", "chosen by env=NAME")
-    corridor_length: int = leaf(50, "cells from the start to the junction", min=1, max=1_000_000)
-    penalty_mode: str = leaf("schedule", "what costs -1/L: being behind schedule (Ni et al.) or the action (AMAGO)",
-                             choices=("schedule", "action"))
-    cue_visible: bool = leaf(False, "the twin that needs no memory: the cue is shown in every observation")
-
-
-@dataclass(frozen=True)
-class ActiveConfig(PassiveConfig):
-    """Active T-maze of Ni et al. (2023): the agent must first step back to the oracle that shows the cue."""
-
-    name: str = leaf("tmaze_active", "chosen by env=NAME")
-    oracle_length: int = leaf(1, "cells from the start back to the oracle", min=1, max=1_000_000)
-
-
-@dataclass(frozen=True)
-class BakkerConfig(EnvConfig):
-    """T-maze of Bakker (2002): +4 for the right turn, -0.1 for the wrong one and for standing still."""
-
-    name: str = leaf("tmaze_bakker", "chosen by env=NAME")
-    corridor_length: int = leaf(50, "cells from the start to the junction", min=1, max=1_000_000)
-    step_limit: int | None = leaf(None, "truncate an episode after this many steps; null: the env's own limit",
-                                     min=1)
-    cue_visible: bool = leaf(False, "the twin that needs no memory: the cue is shown in every observation")
 
 
 @dataclass(frozen=True)
@@ -193,7 +164,7 @@ class Config:
     run_dir: str | None = leaf(None, "folder of the run; null: a new one under runs/")
     deterministic: bool = leaf(True, "bit-exact repeats on one machine (on a GPU: slower)")
     cell: CellConfig = field(default_factory=CellConfig)
-    env: EnvConfig = field(default_factory=PassiveConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     aux: AuxConfig = field(default_factory=AuxConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -15,17 +15,23 @@ __all__ = ["ENVS", "NO_ACTION", "BakkerTMaze", "Env", "EnvRow", "Spec", "Step", 
 
 
 class EnvRow(NamedTuple):
-    """A row of `ENVS`: the class, the arguments that define the name, and defaults that `make` lets one change."""
+    """A row of `ENVS`: the class, the arguments that define the name, and defaults that `make` lets one change.
+
+    `tiny`: arguments of an instance small enough for tests. `ids`: Gymnasium ids "gatemaze/ID-v0" and the arguments
+    that each stands for; further ones may be given where it is made.
+    """
 
     env: type[Env]
     fixed: dict[str, Any]
     defaults: dict[str, Any]
+    tiny: dict[str, Any] = {}
+    ids: dict[str, dict[str, Any]] = {}
 
 
 ENVS: dict[str, EnvRow] = {
-    "tmaze_passive": EnvRow(TMaze, {"oracle_length": 0}, {}),
-    "tmaze_active": EnvRow(TMaze, {}, {"oracle_length": 1}),
-    "tmaze_bakker": EnvRow(BakkerTMaze, {}, {}),
+    "tmaze_passive": EnvRow(TMaze, {"oracle_length": 0}, {}, {"corridor_length": 4}, {"TMaze": {"oracle_length": 0}}),
+    "tmaze_active": EnvRow(TMaze, {}, {"oracle_length": 1}, {"corridor_length": 4}),
+    "tmaze_bakker": EnvRow(BakkerTMaze, {}, {}, {"corridor_length": 4}, {"TMazeBakker": {}}),
 }
 
 

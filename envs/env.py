@@ -45,6 +45,18 @@ class Spec:
     max_rows: int | None  # rows of the longest episode, the reset row included; None if unbounded
     chance: float | None  # success rate of the best memoryless policy
 
+    @property
+    def r0(self) -> float | None:
+        """Best return without the ability that the task is about: memory, else credit, else (neither) any skill."""
+        figures = (self.r0_memory, self.r0_credit, self.r_random)
+        return next((figure for figure in figures if figure is not None), None)
+
+    def score(self, mean_return: float) -> float | None:
+        """(return - r0) / (r_star - r0): 0 without the ability under test, 1 at the optimum. None where undefined."""
+        if self.r0 is None or self.r_star is None or self.r_star == self.r0:
+            return None
+        return (mean_return - self.r0) / (self.r_star - self.r0)
+
 
 class Env(ABC):
     """B copies of one environment on one device, advanced together by `step`.
@@ -59,7 +71,7 @@ class Env(ABC):
         num_envs: B >= 1.
         device: where state, tables and generator live.
         seed: of the generator.
-        cue_visible: append `cue(state)` to every observation: the fully observed twin of the task.
+        cue_visible: show `cue(state)` in every observation: the fully observed twin of the task.
 
     Raises:
         ValueError: num_envs < 1.
@@ -67,6 +79,8 @@ class Env(ABC):
 
     num_actions: ClassVar[int]
     action_names: ClassVar[tuple[str, ...]]
+    obs_kind: ClassVar[str] = "vector"  # or "symbols": (..., C) uint8 codes; "pixels": (h, w, 3) uint8. Picks the encoder
+    obs_values: ClassVar[tuple[int, ...] | None] = None  # "symbols": how many codes each of the C channels has
     obs_low: float = -1.0  # bounds of every entry of an observation, for adapters
     obs_high: float = 1.0
 
@@ -84,7 +98,7 @@ class Env(ABC):
         row = self.observation(self.state)
         self.obs_shape: tuple[int, ...] = tuple(row.shape[1:])
         self.obs_dtype = row.dtype
-        if self.cue_visible:
+        if self.cue_visible and self.obs_kind == "vector":
             self.obs_low, self.obs_high = min(self.obs_low, -1.0), max(self.obs_high, 1.0)
         self.seed(seed)
 
@@ -115,7 +129,7 @@ class Env(ABC):
 
     @abstractmethod
     def cue(self, state: Any) -> Tensor:
-        """(B, k) float32: the hidden cue, which the twin (`cue_visible=True`) appends to every observation."""
+        """(B, k) float32, k >= 1: the hidden cue, which the twin (`cue_visible=True`) shows in every observation."""
 
     @abstractmethod
     def describe(self) -> Spec:
@@ -133,9 +147,13 @@ class Env(ABC):
     # The stream.
 
     def observation(self, state: Any) -> Tensor:
-        """The row's observation: `observe(state)`, with the cue appended in the twin. (B, *obs_shape)."""
+        """The row's observation: `observe(state)`, with the cue shown in the twin. (B, *obs_shape)."""
         obs = self.observe(state)
-        return torch.cat((obs, self.cue(state).to(obs.dtype)), -1) if self.cue_visible else obs
+        return self.reveal(state, obs) if self.cue_visible else obs
+
+    def reveal(self, state: Any, obs: Tensor) -> Tensor:
+        """The twin's observation: the cue appended to `obs`. Grids and pictures override this and paint it in."""
+        return torch.cat((obs, self.cue(state).to(obs.dtype)), -1)
 
     def reset(self) -> Step:
         """Start a fresh episode everywhere (the generator goes on, it is not reseeded). Every row is `first`."""

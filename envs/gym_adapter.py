@@ -1,6 +1,7 @@
 """Our environments behind Gymnasium's interfaces: a `gymnasium.Env` and a `gymnasium.vector.VectorEnv`.
 
-`import envs` registers the ids in `IDS`; `gymnasium.make_vec("envs:gatemaze/TMaze-v0", num_envs=8)` does it by itself.
+`import envs` registers every id that the table `envs.ENVS` lists;
+`gymnasium.make_vec("envs:gatemaze/TMaze-v0", num_envs=8)` does it by itself.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ from torch import Tensor
 import envs
 from envs.env import Env
 
-# id -> (class in `envs`, default keyword arguments)
+# id -> (row of `envs.ENVS`, the keyword arguments that the id stands for)
 IDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gatemaze/TMaze-v0": ("TMaze", {"corridor_length": 50, "oracle_length": 0, "penalty_mode": "schedule"}),
-    "gatemaze/TMazeBakker-v0": ("BakkerTMaze", {"corridor_length": 50, "step_limit": None}),
+    f"gatemaze/{id}-v0": (name, kwargs) for name, row in envs.ENVS.items() for id, kwargs in row.ids.items()
 }
 RENDER_MODES = ["rgb_array"]
 
@@ -38,7 +38,7 @@ def register_all() -> None:
 
 def make_single(env: str, render_mode: str | None = None, device: str = "cpu", **kwargs: Any) -> GymEnv:
     """Entry point of `gymnasium.make`."""
-    return GymEnv(getattr(envs, env)(1, device=device, **kwargs), render_mode=render_mode)
+    return GymEnv(envs.ENVS[env].env(1, device=device, **kwargs), render_mode=render_mode)
 
 
 def make_vector(
@@ -50,7 +50,8 @@ def make_vector(
     **kwargs: Any,
 ) -> GymVectorEnv:
     """Entry point of `gymnasium.make_vec`."""
-    return GymVectorEnv(getattr(envs, env)(num_envs, device=device, **kwargs), render_mode=render_mode, output=output)
+    native = envs.ENVS[env].env(num_envs, device=device, **kwargs)
+    return GymVectorEnv(native, render_mode=render_mode, output=output)
 
 
 class GymEnv(gymnasium.Env[np.ndarray, np.int64]):

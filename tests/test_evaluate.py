@@ -15,6 +15,7 @@ import build
 import evaluate_agent
 import train_agent
 from agents.agent import Agent
+from agents.encoders import VectorEncoder
 from agents.evaluate import Episodes, evaluate, play, summarise
 from configs.load import load_config
 from envs.env import Env, Spec
@@ -81,7 +82,7 @@ class FixedEnv(FortuneEnv):
 
 def make_agent(seed=0, size=2, actions=2, core="lstm"):
     torch.manual_seed(seed)
-    agent = Agent(size, actions, make_core(core, 8, 8, horizon=10), 8)
+    agent = Agent(VectorEncoder((size,), 0, 8), actions, make_core(core, 8, 8, horizon=10))
     with torch.no_grad():
         agent.policy.weight.normal_()
     return agent

@@ -11,6 +11,7 @@ from PIL import Image
 import record_video
 import train_agent
 from agents.agent import Agent
+from agents.encoders import VectorEncoder
 from agents.film import FilmError, rank_units, shoot
 from agents.video import HEIGHT, WIDTH, scenes, strip_box, write
 from envs import make
@@ -23,11 +24,11 @@ HOLD = 6  # units 0..5 hold the cue, with alternating signs; the others see the 
 
 def holding_agent() -> Agent:
     """Passive T-maze, solved by hand: the features are (goal up, goal down, junction), a gate latches the cue."""
-    agent = Agent(2, 4, GatedRNN(3, H, Coupled()), 3)
+    agent = Agent(VectorEncoder((2,), 0, 3), 4, GatedRNN(3, H, Coupled()))
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.zero_()
-        agent.encoder[0].weight.copy_(torch.tensor([[0.0, 1.0], [0.0, -1.0], [1.0, 0.0]]))
+        agent.encoder.layers[0].weight.copy_(torch.tensor([[0.0, 1.0], [0.0, -1.0], [1.0, 0.0]]))
         keep, candidate = agent.core.weight_x.view(2, H, 3)
         agent.core.bias[:H] = -9.0
         agent.core.bias[:HOLD] = 9.0
@@ -106,7 +107,7 @@ def test_same_seed_same_film_and_no_other_generator_is_touched(film):
 
 
 def test_sampled_films_follow_their_generator():
-    agent, env = Agent(2, 4, Memoryless(4, 8), 4), make("tmaze_passive", 16, seed=0, corridor_length=L)
+    agent, env = Agent(VectorEncoder((2,), 0, 4), 4, Memoryless(4, 8)), make("tmaze_passive", 16, seed=0, corridor_length=L)
     actions = []
     for seed in (1, 1, 2):
         env.seed(0)
@@ -142,7 +143,7 @@ def test_mp4_and_gif_hold_every_row_and_show_the_cue_at_the_junction(film, tmp_p
 def test_a_memoryless_core_shows_no_gate_and_the_same_output_at_the_junction():
     torch.manual_seed(0)
     env = passive()
-    agent = Agent(2, 4, Memoryless(8, H), 8)
+    agent = Agent(VectorEncoder((2,), 0, 8), 4, Memoryless(8, H))
     with torch.no_grad():
         agent.policy.bias[0] = 20.0  # walks right
     pair = shoot(agent, env, 1)[0]
@@ -156,7 +157,7 @@ def test_a_memoryless_core_shows_no_gate_and_the_same_output_at_the_junction():
 def test_of_a_pair_the_shorter_holds_its_last_row():
     torch.manual_seed(0)
     env = make("tmaze_bakker", 64, seed=0, corridor_length=2, step_limit=40)
-    pairs = shoot(Agent(3, 4, Memoryless(4, 8), 4), env, 4, torch.Generator().manual_seed(0))
+    pairs = shoot(Agent(VectorEncoder((3,), 0, 4), 4, Memoryless(4, 8)), env, 4, torch.Generator().manual_seed(0))
     pair = next(p for p in pairs if p[0].rows != p[1].rows)
     scene = scenes_of([pair])[0]
     assert scene.rows == max(e.rows for e in pair)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from counting import CountingCell, CountingEnv
 
-from agents.agent import Agent, act
+from agents.agent import Agent, act, extra_inputs
+from agents.encoders import VectorEncoder
 from agents.learner import Learner, NonFiniteError, Settings, make_optimizer
 from agents.rollout import collect, stagger, start
 from agents.trainer import Schedule, Trainer, transitions
@@ -23,7 +24,8 @@ SETTINGS = Settings(
 
 def make_agent(core=None, seed=0, **kwargs):
     torch.manual_seed(seed)
-    agent = Agent(2, 2, core or make_core("lstm", 8, 8), 8, **kwargs)
+    extra = extra_inputs(2, **kwargs) if kwargs else 0
+    agent = Agent(VectorEncoder((2,), extra, 8), 2, core or make_core("lstm", 8, 8), **kwargs)
     with torch.no_grad():
         agent.policy.weight.normal_()  # a policy with opinions, so that ratios have something to be wrong about
     return agent
@@ -93,7 +95,7 @@ def test_replay_equals_the_rollout(name, sees):
 def test_nothing_is_seen_of_the_past_on_a_first_row():
     agent = make_agent(see_last_action=True, see_last_reward=True)
     inputs = []
-    agent.encoder.register_forward_hook(lambda m, x, y: inputs.append(x[0]))
+    agent.encoder.register_forward_hook(lambda m, x, y: inputs.append(torch.cat([x[0].float(), x[1]], -1)))
     rollout, _ = rollout_of(agent)
     with torch.no_grad():
         agent(rollout.rows, rollout.state)

@@ -16,8 +16,6 @@ from hypothesis import strategies as st
 import envs
 from agents.learner import Settings
 from configs import (
-    ActiveConfig,
-    BakkerConfig,
     Config,
     ConfigError,
     TrainConfig,
@@ -28,6 +26,7 @@ from configs import (
     load_config,
     to_yaml,
 )
+from configs.env_tmaze import ActiveConfig, BakkerConfig
 from configs.groups import AGENTS, CONFIG_ROOT, DEFAULT_GROUPS, ENVS
 from configs.leaves import settings_of
 from memory_cells import VARIANTS
