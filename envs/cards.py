@@ -178,10 +178,11 @@ class RepeatFirst(_Cards):
       R0_memory_last = 1     not a memory task for an agent that sees its last action: it names the card when there was no
                              action before, and then repeats itself
       R_random = -0.5, max_rows = n
-      chance                 with replacement a binomial tail; without: None, as the answers depend on each other
+      chance = 1/4           of naming one suit always, which is right on all rows or on none; its return is that of random
+                             actions
 
     Args:
-        decks: >= 1; deck_size: a multiple of 4, at least 4; replacement: see the module.
+        decks: >= 1; deck_size: a multiple of 4; replacement: see the module.
         num_envs, device, seed, cue_visible: as in `Env`.
 
     Raises:
@@ -208,8 +209,7 @@ class RepeatFirst(_Cards):
     def figures(self) -> Spec:
         Q = self.questions
         agree = 1 / 4 if self.replacement else (self.copies - 1) / (self.cards - 1)
-        chance = tail(Q - 1, agree, self.pass_mark - 1) if self.replacement else None
-        return self.sheet(self.cards - 2, (1 + (Q - 1) * agree) / Q, 1.0, chance)
+        return self.sheet(self.cards - 2, (1 + (Q - 1) * agree) / Q, 1.0, 1 / 4)
 
     def tiles(self, state: Any) -> list[Tile]:
         if state.t == 0:

@@ -44,7 +44,7 @@ class DelayedCatch(Env):
       R0_memory              does not apply
       R0_credit              None: one-step rewards teach the last move of the last fruit, and as all fruits look alike a
                              network does the same for the others; what that is worth depends on how it moves before
-      R_random = R p         p = 0.151.., the chance that a random walk ends under the fruit; exact, from its distribution
+      R_random = R p         p = 0.1527, the chance that a random walk ends under the fruit; exact, from its distribution
       max_rows = 7R; chance = p^R, of random moves
     Cue-visible twin: how far the fruit is to the right of the basket, / 6; the same figures.
 
