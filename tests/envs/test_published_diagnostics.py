@@ -24,8 +24,8 @@ def episodes(name, batch, seed, **kwargs):
         best, random = env.oracle(env.state).numpy(), rng.integers(env.num_actions, size=batch)
         action = np.where(rng.random(batch) < 0.5, best, random)
         row = env.step(torch.from_numpy(action))
-        action = action.tolist()
-        own = [[] if row.first[i] else own[i] for i in range(batch)]
+        action = [None if first else a for first, a in zip(row.first.tolist(), action.tolist(), strict=True)]
+        own = [[] if first else steps for first, steps in zip(row.first.tolist(), own, strict=True)]
     return env, found
 
 
