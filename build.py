@@ -25,11 +25,11 @@ from agents.session import check_like
 from agents.trainer import Schedule, Trainer
 from configs.errors import ConfigError
 from configs.load import diff_configs, from_resolved
-from configs.schema import Config, DecoderConfig
+from configs.schema import HIDDEN_SIZE, Config, DecoderConfig
 from envs import make as make_env_by_name
 from envs.env import Env
 from memory_cells import VARIANTS, make_core
-from memory_cells.variants import OPTIONS
+from memory_cells.variants import OPTIONS, matching_hidden_size
 
 KNOWN_CELLS = tuple(VARIANTS)
 
@@ -80,7 +80,10 @@ def make_agent(config: Config, env: Env) -> Agent:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            core = make_core(c.name, a.embedding_size, c.hidden_size, horizon=horizon, **options)
+            width = HIDDEN_SIZE if c.hidden_size is None else c.hidden_size
+            if c.match_parameters is not None:
+                width = matching_hidden_size(c.name, a.embedding_size, c.match_parameters, horizon=horizon, **options)
+            core = make_core(c.name, a.embedding_size, width, horizon=horizon, **options)
         except ValueError as error:
             raise ConfigError(f"cell: {error}") from error
         extra = extra_inputs(env.num_actions, a.see_last_action, a.see_last_reward)

@@ -71,14 +71,6 @@ def test_both_ways_to_solve_a_recurrence(length, dtype):
         )
 
 
-@pytest.mark.parametrize("name", SCANS)
-def test_double_backward_of_a_scan_raises(name):
-    core, x, first, state = make(name)
-    (g,) = torch.autograd.grad(unroll(core, x, first, state, path="scan")[0].square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|differentiate twice"):
-        g.sum().backward()
-
-
 @pytest.mark.parametrize("doubling", [False, True])
 def test_bad_numbers_stop_at_a_reset(doubling):
     a, b, first = torch.full((6, 2, 1), 0.5), torch.ones(6, 2, 1), torch.zeros(6, 2, dtype=torch.bool)

@@ -9,7 +9,7 @@ import torch
 from memory_cells import VARIANTS, make_core, unroll
 from memory_cells.kernels import sequence
 from memory_cells.kernels.graph import NotTraceable
-from memory_cells.variants import OPTIONS
+from memory_cells.variants import OPTIONS, TAKES
 
 T, B, I, H, HORIZON = 7, 4, 3, 8, 30
 
@@ -17,11 +17,15 @@ T, B, I, H, HORIZON = 7, 4, 3, 8, 30
 def forms(name):
     """The row as it is, and with every option of its own away from the default, all at once."""
     yield {}
-    if changed := {option: OPTIONS[option][1] for option in sorted(VARIANTS[name].options & OPTIONS.keys())}:
+    own = VARIANTS[name].options & OPTIONS.keys() - {"layers"}
+    if changed := {option: OPTIONS[option][1] for option in sorted(own)}:
         yield changed
 
 
 ROWS = [pytest.param(n, tuple(f.items()), id=" ".join([n, *map(str, f.values())])) for n in VARIANTS for f in forms(n)]
+#: every cell in two layers: a kernel each, minutes of compiling in all; test_stacks.py is the quick form
+STACKABLE = [n for n, row in VARIANTS.items() if "layers" not in TAKES.get(row.cell, ())]
+ROWS += [pytest.param(n, (("layers", 2),), id=f"{n} in two layers", marks=pytest.mark.slow) for n in STACKABLE]
 law = pytest.mark.parametrize("name, form", ROWS)
 rows = pytest.mark.parametrize("name", VARIANTS)
 
@@ -126,6 +130,18 @@ def test_gradients_are_derivatives(name, form):
             return (y, *(s for s in new if s.is_floating_point() or s.is_complex()))
 
         assert torch.autograd.gradcheck(f, [x, *differentiable(state), *core.parameters()], fast_mode=True), path
+
+
+@rows
+def test_double_backward_raises(name):
+    core, x, first, state, noise = sample(name)
+    for path in fast_paths(name):
+        if path == "scan" and hasattr(core, "layers"):
+            continue  # layer by layer: each is one of the others
+        (g,) = torch.autograd.grad(unroll(core, x, first, state, path=path, noise=noise)[0].square().sum(), x,
+                                   create_graph=True)  # fmt: skip
+        with pytest.raises(RuntimeError, match=r"once_differentiable|differentiate twice"):
+            g.sum().backward()
 
 
 @law
