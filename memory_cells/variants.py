@@ -213,8 +213,10 @@ VARIANTS = {
     "chrono-janet": Variant("gated-rnn", "janet", "chrono", f"{_JANET}; beta = 1"),
     "leaky-rnn": Variant("leaky-rnn", None, "constant", f"{_TALLEC}, eq. 5"),
     "chrono-leaky-rnn": Variant("leaky-rnn", None, "chrono", f"{_TALLEC}, eq. 5"),
-    "gated-rnn": Variant("gated-rnn", "coupled", "constant", f"{_TALLEC}, eq. 10"),
-    "chrono-gated-rnn": Variant("gated-rnn", "coupled", "chrono", f"{_TALLEC}, eq. 10"),
+    "gated-rnn": Variant("gated-rnn", "coupled", "constant", f"{_TALLEC}, eq. 10; also JANET with beta = 0"),
+    "chrono-gated-rnn": Variant(
+        "gated-rnn", "coupled", "chrono", f"{_TALLEC}, eq. 10; also JANET with beta = 0, chrono bias"
+    ),
     "kaf-lstm": Variant("lstm", "free", "constant", _KAF, squash="kaf"),
     "kaf-chrono-lstm": Variant("lstm", "free", "chrono", f"{_KAF}; chrono bias", squash="kaf"),
     "kaf-u-lstm": Variant("lstm", "coupled", "uniform", f"{_KAF}; uniform bias", squash="kaf"),
