@@ -160,7 +160,9 @@ def stack(layer: Layer, input_size: int, hidden_size: int, layers: int = 2) -> S
 
 
 def doubling(layers: int) -> list[int]:
-    """The dilations 1, 2, 4, ... of so many layers."""
+    """The dilations 1, 2, 4, ... of so many layers, at most 12: the rings of their states hold 2^layers - 1 states."""
+    if not 1 <= layers <= 12:
+        raise ValueError(f"dilated layers number 1 to 12, got {layers}")
     return [2**k for k in range(layers)]
 
 

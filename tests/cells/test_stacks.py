@@ -75,9 +75,10 @@ def test_rows_with_layers_of_their_own_take_another_number():
     for name in set(VARIANTS) - set(STACKABLE):
         assert [len(make_core(name, I, H, layers=n).layers) for n in (1, 3)] == [1, 3], name
     assert [layer.dilation for layer in make_core("dilated-gru", I, H, layers=3).layers] == [1, 2, 4]
-    for name in ("lstm", "indrnn"):
-        with pytest.raises(ValueError, match="at least one layer"):
-            make_core(name, I, H, layers=0)
+    for name, layers, why in (("lstm", 0, "at least one layer"), ("indrnn", 0, "at least one layer"),
+                              ("dilated-lstm", 0, "1 to 12, got 0"), ("dilated-gru", 13, "1 to 12, got 13")):  # fmt: skip
+        with pytest.raises(ValueError, match=why):
+            make_core(name, I, H, layers=layers)
 
 
 def test_names_of_a_stack_are_the_top_layers():
