@@ -131,21 +131,27 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
         raise ConfigError(f"agent: {error}") from error
 
 
-def evaluate_agent(config: Config, agent: Agent, device: torch.device) -> dict[str, Any]:
-    """The evaluation of `config.evaluate`: the same inside training and in evaluate_agent.py, bit for bit."""
+def evaluate_agent(config: Config, agent: Agent, device: torch.device, stop: object = False) -> dict[str, Any]:
+    """The evaluation of `config.evaluate`: the same inside training and in evaluate_agent.py, bit for bit.
+
+    Raises agents.evaluate.Stopped once `stop` is true.
+    """
     e = config.evaluate
     env = make_env(config, min(e.num_envs, e.episodes), device, seed=e.seed)
-    return evaluate(agent, env, e.episodes, e.seed)
+    return evaluate(agent, env, e.episodes, e.seed, stop)
 
 
-def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[], float]:
-    """The greedy success rate of `agent` as it stands, over `train.evaluate_episodes` episodes, the same each time."""
+def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[object], float]:
+    """The greedy success rate of `agent` as it stands, over `train.evaluate_episodes` episodes, the same each time.
+
+    Its argument, once true, stops it (agents.evaluate.Stopped).
+    """
     episodes, seed = config.train.evaluate_episodes, config.evaluate.seed
     env = make_env(config, min(config.evaluate.num_envs, episodes), device, seed)
 
-    def watch() -> float:
+    def watch(stop: object = False) -> float:
         env.seed(seed)
-        return play(agent, env, episodes, None).success.double().mean().item()
+        return play(agent, env, episodes, None, stop).success.double().mean().item()
 
     return watch
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import build  # sets the environment that torch is imported in, so it comes first
 from agents.checkpoint import CheckpointError
+from agents.evaluate import Stopped
 from agents.learner import NonFiniteError
 from agents.runlog import RunError, check_run, create_run_dir, write_run_files, write_text
-from agents.session import Session
+from agents.session import Interrupt, Session
 from configs.describe import describe
 from configs.errors import ConfigError
 from configs.load import load_config, to_yaml
@@ -57,12 +58,17 @@ def train(config: Config, resume: Path | None, argv: list[str]) -> int:
     print(f"run folder: {run_dir}")
     for remark in session.restore() if resume else []:
         print(remark)
-    stopped = session.run()
-    session.close()
-    if stopped:
-        print(f"stopped at step {trainer.step:,} and saved; go on with: python train_agent.py --resume {run_dir}")
-        return 128 + stopped
-    report = build.evaluate_agent(config, trainer.learner.agent, device)
+    with Interrupt() as interrupt:
+        finished = session.run(interrupt)
+        session.close()
+        try:
+            report = build.evaluate_agent(config, trainer.learner.agent, device, interrupt) if finished else None
+        except Stopped:
+            report = None
+    if report is None:
+        where = f"at step {trainer.step:,}" if not finished else "in the final evaluation"
+        print(f"stopped {where} and saved; go on with: python train_agent.py --resume {run_dir}")
+        return 128 + interrupt.signum
     report |= {"step": trainer.step, "update": trainer.update}
     write_text(run_dir / "evaluation.json", json.dumps(report, indent=2) + "\n")
     print(build.report_line(report))

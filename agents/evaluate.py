@@ -15,6 +15,10 @@ from agents.agent import Agent, act
 from envs.env import Env, Step
 
 
+class Stopped(Exception):
+    """An evaluation was broken off because `stop` said so; it has changed nothing but its own environment."""
+
+
 class Episodes(NamedTuple):
     """One entry per episode, (N,) on the CPU."""
 
@@ -34,8 +38,8 @@ def evaluating(agent: Agent) -> Iterator[None]:
         agent.train(was)
 
 
-def play(agent: Agent, env: Env, episodes: int, generator: torch.Generator | None) -> Episodes:
-    """Plays `episodes` episodes; greedy without a generator, else sampled with it.
+def play(agent: Agent, env: Env, episodes: int, generator: torch.Generator | None, stop: object = False) -> Episodes:
+    """Plays `episodes` episodes; greedy without a generator, else sampled with it. Raises Stopped once `stop` is true.
 
     Every environment has a quota fixed beforehand, so short episodes are not over-counted; what it plays beyond the
     quota is dropped. The agent's state is carried and reset by the stream, so a recurrent agent cannot be evaluated
@@ -54,6 +58,8 @@ def play(agent: Agent, env: Env, episodes: int, generator: torch.Generator | Non
     row, state, steps = env.reset(), agent.initial_state(B), 0
     with torch.no_grad(), evaluating(agent):
         while steps % 16 or bool((done < quota).any()):  # ask the device only now and then
+            if stop:
+                raise Stopped
             output, state = agent(Step(*(x.unsqueeze(0) for x in row)), state)
             row = env.step(act(output, generator))
             total += row.reward
@@ -101,15 +107,15 @@ def _bootstrap(values: np.ndarray) -> list[float]:
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
-def evaluate(agent: Agent, env: Env, episodes: int, seed: int) -> dict[str, Any]:
-    """Greedy and sampled play from the same seed, with chance and optimum beside them.
+def evaluate(agent: Agent, env: Env, episodes: int, seed: int, stop: object = False) -> dict[str, Any]:
+    """Greedy and sampled play from the same seed, with chance and optimum beside them. Raises Stopped as `play` does.
 
     `env` is the evaluation's own and is reseeded; no other generator is touched.
     """
     env.seed(seed)
-    greedy = summarise(play(agent, env, episodes, None))
+    greedy = summarise(play(agent, env, episodes, None, stop))
     env.seed(seed)
-    sampled = summarise(play(agent, env, episodes, torch.Generator(env.device).manual_seed(seed + 1)))
+    sampled = summarise(play(agent, env, episodes, torch.Generator(env.device).manual_seed(seed + 1), stop))
     spec = env.spec
     reference = {"chance": spec.chance, "r_star": spec.r_star, "r0_memory": spec.r0_memory, "r_random": spec.r_random}
     return {"seed": seed, "episodes": episodes, "greedy": greedy, "sampled": sampled, "reference": reference}

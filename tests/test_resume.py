@@ -363,28 +363,3 @@ def test_sigkill(variant, tmp_path):
 def test_sigkill_twenty_times(variant, tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "LONGER", ["train.steps=20000", EVERY_3])
     killed_by_process(variant, tmp_path, 20, random.Random(variant))
-
-
-ONE_SAVE = ["train.checkpoint_every=100000", "train.steps=4000", "cell=lstm"]
-
-
-@pytest.fixture(scope="module")
-def never_stopped(tmp_path_factory) -> dict:
-    return outcome(train(tmp_path_factory.mktemp("signals") / "run", *ONE_SAVE))
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_and_leave(number, tmp_path, never_stopped):
-    run = tmp_path / "run"
-    process = launch(*given(run, *ONE_SAVE))
-    while not (run / "metrics.jsonl").is_file() or (run / "metrics.jsonl").read_bytes().count(b"\n") < 5:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-    process.send_signal(number)
-    began = time.monotonic()
-    out, err = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10 * max(1, os.getloadavg()[0] / os.cpu_count())
-    assert (process.returncode, err) == (128 + number, "")
-    assert f"--resume {run}" in out
-    assert 0 < step_of(run) < 4000 and not (run / "evaluation.json").exists()
-    assert_same(never_stopped, outcome(resume(run)))
