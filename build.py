@@ -21,6 +21,7 @@ from agents.auxiliary import Auxiliary, AuxiliarySettings
 from agents.encoders import make_encoder
 from agents.evaluate import evaluate, play
 from agents.learner import Learner, Settings, make_optimizer
+from agents.observations import make_target
 from agents.session import check_like
 from agents.trainer import Schedule, Trainer
 from configs.errors import ConfigError
@@ -98,8 +99,8 @@ def make_auxiliary(config: Config, agent: Agent, env: Env) -> Auxiliary | None:
     known = {f.name: getattr(aux, f.name) for f in dataclasses.fields(AuxiliarySettings) if f.name != "kind"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        size = int(torch.Size(env.obs_shape).numel())
-        return Auxiliary(agent, size, AuxiliarySettings(kind=aux.name, **known)).to(env.device)
+        target = make_target(env.obs_kind, env.obs_shape, env.obs_values)
+        return Auxiliary(agent, target, AuxiliarySettings(kind=aux.name, **known)).to(env.device)
 
 
 def make_trainer(config: Config, device: torch.device) -> Trainer:
@@ -108,6 +109,10 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     torch.manual_seed(config.seed)  # the default generator too: it starts differently in every process, and is saved
     env = make_env(config, t.num_envs, device, seed=config.seed)
     agent = make_agent(config, env)
+    if a.budget_cost and not hasattr(agent.core, "budget"):
+        gated = ", ".join(name for name, row in VARIANTS.items() if "threshold" in row.options)
+        raise ConfigError(f"agent.budget_cost={a.budget_cost} needs a cell with a time gate ({gated}); "
+                          f"cell={config.cell.name} has none")  # fmt: skip
     auxiliary = make_auxiliary(config, agent, env)
     modules = torch.nn.ModuleList([agent] if auxiliary is None else [agent, auxiliary])
     try:
@@ -163,6 +168,12 @@ def report_line(report: dict[str, Any]) -> str:
         r = report[how]
         low, high = r["success_interval"]
         parts.append(f"{how} success {r['success_rate']:.1%} [{low:.1%}, {high:.1%}], return {r['mean_return']:.3f}")
+        if "unit_updates" in r:
+            parts[-1] += (f", {r['unit_updates']:.1%} of unit updates made "
+                          f"({r['multiply_adds']:,} of {r['multiply_adds_total']:,} multiply-adds)")  # fmt: skip
+    if "row_seconds" in report:
+        s = report["row_seconds"]
+        parts.append(f"a row takes {1e6 * s['plain']:.0f} us, with open units alone {1e6 * s['open_units']:.0f} us")
     best, chance = report["reference"]["r_star"], report["reference"]["chance"]
     return f"{report['episodes']} episodes: {'; '.join(parts)} (optimum {best:g}, chance success {chance:.0%})"
 
@@ -173,8 +184,10 @@ def load_agent(run_dir: Path, config: Config, env: Env) -> tuple[Agent, dict[str
     agent = make_agent(config, env)
     try:
         state = checkpoint.unflatten(tensors, meta["trainer"])
-        check_like(state["agent"], dict(agent.state_dict()), "agent")
-        agent.load_state_dict(state["agent"])
+        own = agent.state_dict()
+        check_like(state["agent"], dict(own), "agent")
+        # a threshold is for evaluation only, so the config's counts and not the one that was saved
+        agent.load_state_dict(state["agent"] | {k: v for k, v in own.items() if k == "core.threshold"})
         where = {name: state[name] for name in ("step", "update")}
         check_like(where, {"step": 0, "update": 0}, "trainer")
         return agent, where

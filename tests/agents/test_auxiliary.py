@@ -7,9 +7,12 @@ from test_learner import SETTINGS, B, T, make_agent, rollout_of
 
 from agents.auxiliary import Auxiliary, AuxiliarySettings, flat_state, remember
 from agents.learner import Learner, make_optimizer
+from agents.observations import make_target
 from agents.rollout import collect, start
 from agents.trainer import transitions
 from memory_cells import VARIANTS, make_core
+
+TARGET = make_target("vector", (2,), None)
 
 
 def settings(kind="reconstruct", **changes):
@@ -30,7 +33,7 @@ def spy(auxiliary):
 def test_segments_lie_where_they_should(kind, memory):
     """The counting stream says at every row which row of its episode it is."""
     agent = make_agent()
-    auxiliary = Auxiliary(agent, 2, settings(kind, memory=memory))
+    auxiliary = Auxiliary(agent, TARGET, settings(kind, memory=memory))
     seen, generator = spy(auxiliary), torch.Generator().manual_seed(0)
     env, acting = CountingEnv(B), torch.Generator().manual_seed(0)
     carry, past, stream, farthest = start(env, agent), None, [], 0
@@ -63,7 +66,7 @@ def test_segments_lie_where_they_should(kind, memory):
 @pytest.mark.parametrize("truncation", [1, 3, 100])
 def test_the_gradient_goes_back_exactly_so_far(kind, truncation):
     agent = make_agent()
-    auxiliary = Auxiliary(agent, 2, settings(kind, truncation=truncation))
+    auxiliary = Auxiliary(agent, TARGET, settings(kind, truncation=truncation))
     rollout, _ = rollout_of(agent)
     obs = rollout.rows.obs.clone().requires_grad_()
     leaf = rollout._replace(rows=rollout.rows._replace(obs=obs, first=torch.zeros_like(rollout.rows.first)))
@@ -82,7 +85,7 @@ def test_the_gradient_goes_back_exactly_so_far(kind, truncation):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_fits_every_core(name):
     agent = make_agent(make_core(name, 8, 16, horizon=20))
-    auxiliary = Auxiliary(agent, 2, settings(anchors=2))
+    auxiliary = Auxiliary(agent, TARGET, settings(anchors=2))
     rollout, _ = rollout_of(agent)
     loss, log = auxiliary.loss(agent, rollout, rollout.state, torch.Generator().manual_seed(0))
     loss.backward()
@@ -91,7 +94,7 @@ def test_it_fits_every_core(name):
 
 def learner_with(kind, **changes):
     agent = make_agent()
-    auxiliary = Auxiliary(agent, 2, settings(kind, **changes))
+    auxiliary = Auxiliary(agent, TARGET, settings(kind, **changes))
     modules = torch.nn.ModuleDict({"agent": agent, "auxiliary": auxiliary})
     return Learner(agent, agent, make_optimizer(modules, "adam", 3e-3, 0.9, 0.999, 1e-5, 0.0), SETTINGS, 0, auxiliary)
 
