@@ -31,6 +31,7 @@ from envs import make as make_env_by_name
 from envs.env import Env
 from memory_cells import VARIANTS, make_core
 from memory_cells.variants import OPTIONS
+from memory_cells.wrappers import TimeGate
 
 KNOWN_CELLS = tuple(VARIANTS)
 
@@ -109,7 +110,7 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     torch.manual_seed(config.seed)  # the default generator too: it starts differently in every process, and is saved
     env = make_env(config, t.num_envs, device, seed=config.seed)
     agent = make_agent(config, env)
-    if a.budget_cost and not hasattr(agent.core, "budget"):
+    if a.budget_cost and not isinstance(agent.core, TimeGate):
         gated = ", ".join(name for name, row in VARIANTS.items() if "threshold" in row.options)
         raise ConfigError(f"agent.budget_cost={a.budget_cost} needs a cell with a time gate ({gated}); "
                           f"cell={config.cell.name} has none")  # fmt: skip

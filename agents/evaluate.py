@@ -163,8 +163,8 @@ def evaluate(agent: Agent, env: Env, episodes: int, seed: int, stop: object = Fa
 
     def summary(generator: torch.Generator | None) -> dict[str, Any]:
         env.seed(seed)
-        episodes_played = play(agent, env, episodes, generator, stop)
-        return summarise(episodes_played) | computation(agent, episodes_played.lengths)
+        played = play(agent, env, episodes, generator, stop)
+        return summarise(played) | computation(agent, played.lengths)
 
     greedy, sampled = summary(None), summary(torch.Generator(env.device).manual_seed(seed + 1))
     spec = env.spec

@@ -15,7 +15,7 @@ from agents.rollout import Rollout
 from envs.env import Step
 from memory_cells.cells import State
 from memory_cells.constrained import constrain
-from memory_cells.wrappers import set_progress
+from memory_cells.wrappers import TimeGate, set_progress
 
 
 class NonFiniteError(RuntimeError):
@@ -164,11 +164,11 @@ class Learner:
         }
         scales = {"policy": 1.0, "value": s.value_cost, "exploration": self.entropy_cost, "logit": s.logit_cost}
         log = {}
-        if hasattr(self.agent.core, "budget"):
-            row, state = rollout.rows.first, self._start_state(rollout)
-            acted = lambda per_row: losses.masked_mean(per_row[s.burn_in : -1], valid)  # noqa: E731
-            terms["budget"], scales["budget"] = acted(self.agent.core.budget(row, state)), s.budget_cost
-            log["unit_updates"] = acted(self.agent.core.unit_updates(row, state))
+        if isinstance(core := self.agent.core, TimeGate):
+            where = rollout.rows.first, self._start_state(rollout)
+            openness, updates = (of(*where)[s.burn_in : -1] for of in (core.budget, core.unit_updates))
+            terms["budget"], scales["budget"] = losses.masked_mean(openness, valid), s.budget_cost
+            log["unit_updates"] = losses.masked_mean(updates, valid)
         if self.auxiliary:
             terms["auxiliary"], found = self.auxiliary.loss(
                 self.agent, rollout, self._start_state(rollout), self.positions
@@ -236,8 +236,8 @@ def _columns(rollout: Rollout, part: Tensor) -> Rollout:
 
 def make_optimizer(modules: nn.Module, name: str, learning_rate: float, beta1: float, beta2: float, eps: float,
                    weight_decay: float) -> torch.optim.Optimizer:  # fmt: skip
-    """Adam(W) or RMSProp. Decoupled weight decay applies to matrices only, so no gate's bias is pulled to zero; and not to
-    those that their module names in `undecayed`."""
+    """Adam(W) or RMSProp. Decoupled weight decay applies to matrices only, so that no gate's bias is pulled to zero, and not
+    to those that their module names in `undecayed`."""
     if name == "rmsprop" and weight_decay:
         raise ValueError("rmsprop takes no weight_decay here; use adam")
     spared = {id(getattr(part, name)) for part in modules.modules() for name in getattr(part, "undecayed", ())}

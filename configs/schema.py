@@ -95,7 +95,7 @@ class AgentConfig:
     exploration: str = leaf("uniform_kl", "what the exploration term is: the entropy, or -KL(uniform || policy)",
                             choices=("entropy", "uniform_kl"))
     logit_cost: float = leaf(0.0, "weight of the squared logits", min=0)
-    budget_cost: float = leaf(0.0, "cells with a time gate: weight of the mean openness of their units", min=0)
+    budget_cost: float = leaf(0.0, "time gates: weight of the units' mean openness (computational budget)", min=0)
     normalise_advantage: str = leaf("scale", "std: centre and divide by the deviation; scale: divide only",
                                     choices=("none", "std", "scale"))
     normalise_reward: bool = leaf(False, "divide rewards by the running deviation of the return")
