@@ -146,7 +146,20 @@ def test_the_budget_is_the_mean_openness_of_rows_that_are_acted_on(changes):
     assert log["unit_updates"].item() == pytest.approx(updates) and 0.05 < updates < 0.95
 
 
-@pytest.mark.parametrize("name", [n for n, row in VARIANTS.items() if "threshold" in row.options])
+GATED = [name for name, row in VARIANTS.items() if "threshold" in row.options]
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_updates_are_counted_in_training_as_evaluation_makes_them(name):
+    """A phased unit leaks in training, and no threshold holds there."""
+    core = make_core(name, 8, 64, horizon=8, threshold=0.2)
+    first, state = torch.rand(40, 3) < 0.1, core.initial_state(3)
+    share = core.train().unit_updates(first, state).mean()
+    executed, total = core.eval().multiply_adds(first, state)
+    assert 0 < share < 1 and share.item() == pytest.approx(executed.item() / total.item())
+
+
+@pytest.mark.parametrize("name", GATED)
 def test_its_gradient_reaches_the_time_gate_alone(name):
     agent = make_agent(make_core(name, 8, 8, horizon=8))
     learner, (rollout, _) = make_learner(agent), rollout_of(agent)
