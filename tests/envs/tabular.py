@@ -11,7 +11,7 @@ every outcome of its random draws, and gives
     credit_length()       c of a task whose cue is known (to an agent with memory, or in the twin)
 
 A context is what a memoryless agent sees: the observation as a tuple, and the last action and reward if `last`. The
-episode must end within `env.spec.max_rows` rows. Returns are undiscounted.
+episode must end within `env.spec.max_rows` rows (not None). Returns are undiscounted.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class Script(TorchFunctionMode):
             raise TypeError(f"cannot enumerate the outcomes of {func.__name__}")
         if func not in (torch.randint, torch.rand):
             return func(*args, **(kwargs or {}))
-        size = tuple(args[-1])
+        numbers = args[:-1] if func is torch.randint else ()
+        size = args[-1] if isinstance(args[-1], (tuple, list, torch.Size)) else args
         if func is torch.rand:
             if not self.uniform:
                 raise TypeError("torch.rand needs `uniform`: the outcomes that stand for its intervals")
             outcomes = [(p, torch.tensor(values).reshape(size[1:])) for p, values in self.uniform]
         else:
-            low, high = args[:2] if len(args) == 3 else (0, args[0])
-            drawn = itertools.product(range(low, high), repeat=math.prod(size[1:]))
+            drawn = itertools.product(range(*numbers), repeat=math.prod(size[1:]))
             outcomes = [(1.0, torch.tensor(values).reshape(size[1:])) for values in drawn]
             outcomes = [(1 / len(outcomes), values) for _, values in outcomes]
         value = self.lines[len(self.asked)] if self.lines else outcomes[0][1]
@@ -76,6 +76,7 @@ class Tabular:
         self.env, self.last, self.uniform_outcomes = env, last, uniform
         self.contexts: dict[Context, int] = {}
         self.layers: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # context, next node, reward, probability
+        assert env.spec.max_rows is not None, "episodes without a limit cannot be enumerated"
         spawned = self._outcomes(env.spawn)
         self.fields = spawned[0][1]
         rows = np.concatenate([np.append(self._rows(state)[:1], [[NO_ACTION, 0.0]], 1) for _, state in spawned])
@@ -83,7 +84,7 @@ class Tabular:
         self.start = torch.zeros(len(nodes), dtype=torch.float64)
         self.start.index_add_(0, torch.from_numpy(to.reshape(-1)), torch.tensor([p for p, _ in spawned]).double())
         while len(nodes):
-            if len(self.layers) == env.spec.max_rows:
+            if len(self.layers) + 1 == env.spec.max_rows:
                 raise ValueError(f"an episode goes on beyond its {env.spec.max_rows} rows")
             nodes = self._layer(nodes)
 
