@@ -165,10 +165,12 @@ def _mark(image: np.ndarray, x: float, radius: float, cue: int, result: int, her
     if here:
         _fill(image, _disc(x, HEAD, radius + 2), AGENT)
         _fill(image, _disc(x, HEAD, radius), CARD)
-    _fill(image, _disc(x, HEAD, radius - 1), {1: GOOD, 0: FLOOR, -1: BAD}[result])
-    if cue and radius > 3:
+    arrow = cue and radius > 3  # else too small to tell up from down
+    colour = GOOD if result > 0 else BAD if result < 0 else CUE if cue and not arrow else FLOOR
+    _fill(image, _disc(x, HEAD, radius - 1), colour)
+    if arrow:
         size = 0.9 * radius
-        _fill(image, _triangle(x, HEAD - 0.6 * size * cue, size, -cue), CUE if result == 0 else CARD)
+        _fill(image, _triangle(x, HEAD - 0.6 * size * cue, size, -cue), CARD if result else CUE)
 
 
 def _layout(junction: int, longest: int | None = None) -> tuple[float, float]:

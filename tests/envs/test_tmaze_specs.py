@@ -128,7 +128,9 @@ class Script:
             if self.name == "tmaze_rewrite":
                 self.held[i].clear()  # the old one is of no use any more
             self.held[i].append((cue, self.t))
-        if not junction and not (cue is not None and self.env.corridor_length == 0) or not self.held[i]:
+        if self.env.corridor_length == 0:  # the choice comes with the cue
+            junction = cue is not None
+        if not junction or not self.held[i]:
             return 0
         cue, row = self.held[i].pop(0)
         self.ages.append(self.t - row)
@@ -171,17 +173,17 @@ def test_a_script_with_memory_attains_the_optimum(name, kwargs):
     error = total.std().item() / 16
     assert total.mean().item() == pytest.approx(env.spec.r_star, abs=5 * error + 1e-6)
     if kwargs.get("slip"):  # some run out of time, and the way takes longer
-        assert 0 < (~won).sum() and abs(won.double().mean() - env.spec.r_star / 4) < 5 * 0.5 / 16
+        assert (~won).any() and abs(won.double().mean() - env.spec.r_star / 4) < 5 * 0.5 / 16
         assert min(script.ages) == 6 < sum(script.ages) / len(script.ages) < env.spec.memory_length == 10
     else:
         assert won.all() and max(script.ages) == env.spec.memory_length
         assert error == 0 or kwargs.get("sigma") == 0.5
 
 
-EASY = [f"{name}-{level}" for name in ("tmaze_noisy", rewrite, multicue, delayed) for level in ("easy", "medium", "hard", "xl")]
+LEVELS = [f"{n}-{level}" for n in ("tmaze_noisy", rewrite, multicue, delayed) for level in ("easy", "medium", "hard", "xl")]
 
 
-@pytest.mark.parametrize("level", EASY)
+@pytest.mark.parametrize("level", LEVELS)
 def test_every_level_has_its_figures(level):
     config = load_config([f"env={level}"], ("ur-lstm",)).env
     kwargs = {key: value for key, value in vars(config).items() if key != "name"}
