@@ -10,8 +10,12 @@ import torch
 
 from envs.env import NO_ACTION, Env, Spec, Step
 from envs.tmaze import BakkerTMaze, TMaze, TMazeState
+from envs.tmaze_delayed import DelayedChoice
+from envs.tmaze_noisy import NoisyTMaze
+from envs.tmaze_series import MultiCueTMaze, RewriteTMaze
 
 __all__ = ["ENVS", "NO_ACTION", "BakkerTMaze", "Env", "EnvRow", "Spec", "Step", "TMaze", "TMazeState", "make"]
+__all__ += ["DelayedChoice", "MultiCueTMaze", "NoisyTMaze", "RewriteTMaze"]
 
 
 class EnvRow(NamedTuple):
@@ -32,6 +36,14 @@ ENVS: dict[str, EnvRow] = {
     "tmaze_passive": EnvRow(TMaze, {"oracle_length": 0}, {}, {"corridor_length": 4}, {"TMaze": {"oracle_length": 0}}),
     "tmaze_active": EnvRow(TMaze, {}, {"oracle_length": 1}, {"corridor_length": 4}),
     "tmaze_bakker": EnvRow(BakkerTMaze, {}, {}, {"corridor_length": 4}, {"TMazeBakker": {}}),
+    "tmaze_noisy": EnvRow(NoisyTMaze, {}, {}, {"corridor_length": 4, "slip": 0.1}, {"TMazeNoisy": {}}),
+    "tmaze_rewrite": EnvRow(
+        RewriteTMaze, {}, {}, {"corridor_length": 3, "corridors": 2, "step_cost": 0.1}, {"TMazeRewrite": {}}
+    ),
+    "tmaze_multicue": EnvRow(MultiCueTMaze, {}, {}, {"corridor_length": 3, "cues": 2}, {"TMazeMultiCue": {}}),
+    "tmaze_delayed": EnvRow(
+        DelayedChoice, {}, {}, {"corridor_length": 4, "delay": 3, "sigma": 0.5}, {"TMazeDelayed": {}}
+    ),
 }
 
 

@@ -235,3 +235,14 @@ def at_least(name: str, value: int, low: int) -> int:
     if number is None or isinstance(value, bool) or number < low:
         raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
     return number
+
+
+def in_range(name: str, value: float, low: float, high: float) -> float:
+    """`value` as a float; ValueError with one clear line unless it is a number in [low, high]."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if isinstance(value, (bool, str)) or not low <= number <= high:
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
+    return number

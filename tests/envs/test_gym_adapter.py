@@ -116,7 +116,7 @@ def test_autoreset_agrees_with_gymnasiums_own(name):
             assert (a[4][key] == value).all()
 
 
-@every
+@pytest.mark.parametrize("name", [f"gatemaze/{id}-v0" for id in ("TMaze", "TMazeBakker", "TMazeMultiCue", "TMazeDelayed")])
 def test_many_seeds_agree_with_gymnasiums_own_where_the_goal_does(name):
     """Several environments: what depends on no draw (flags, resets, masks of info) agrees for any seeds."""
     ours = gymnasium.make_vec(name, num_envs=4, **tiny(name))
