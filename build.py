@@ -176,7 +176,9 @@ def report_line(report: dict[str, Any]) -> str:
         s = report["row_seconds"]
         parts.append(f"a row takes {1e6 * s['plain']:.0f} us, with open units alone {1e6 * s['open_units']:.0f} us")
     best, chance = report["reference"]["r_star"], report["reference"]["chance"]
-    return f"{report['episodes']} episodes: {'; '.join(parts)} (optimum {best:g}, chance success {chance:.0%})"
+    known = [] if best is None else [f"optimum {best:g}"]
+    known += [] if chance is None else [f"chance success {chance:.0%}"]
+    return f"{report['episodes']} episodes: {'; '.join(parts)}" + (f" ({', '.join(known)})" if known else "")
 
 
 def load_agent(run_dir: Path, config: Config, env: Env) -> tuple[Agent, dict[str, int]]:

@@ -43,7 +43,7 @@ class Spec:
     r0_credit: float | None  # best return of a learner that assigns no credit over more than one step
     r_random: float | None  # return of uniformly random actions
     max_rows: int | None  # rows of the longest episode, the reset row included; None if unbounded
-    chance: float | None  # success rate of the best memoryless policy
+    chance: float | None  # success rate of the best policy without the ability that the task is about, as in `r0`
 
     @property
     def r0(self) -> float | None:
