@@ -10,6 +10,7 @@ import torch
 
 from envs.env import NO_ACTION, Env, Spec, Step
 from envs.tmaze import BakkerTMaze, TMaze, TMazeState
+from envs.tvt import ActiveMatch, KeyToDoor, PassiveMatch
 
 __all__ = ["ENVS", "NO_ACTION", "BakkerTMaze", "Env", "EnvRow", "Spec", "Step", "TMaze", "TMazeState", "make"]
 
@@ -28,10 +29,16 @@ class EnvRow(NamedTuple):
     ids: dict[str, dict[str, Any]] = {}
 
 
+_PHASES = {"explore_length": 9, "distractor_length": 3, "reward_length": 9, "apples": 0}
+_HUNG = {"distractor_length": 90, "apple_reward_high": 10.0, "final_reward": 10.0}
+
 ENVS: dict[str, EnvRow] = {
     "tmaze_passive": EnvRow(TMaze, {"oracle_length": 0}, {}, {"corridor_length": 4}, {"TMaze": {"oracle_length": 0}}),
     "tmaze_active": EnvRow(TMaze, {}, {"oracle_length": 1}, {"corridor_length": 4}),
     "tmaze_bakker": EnvRow(BakkerTMaze, {}, {}, {"corridor_length": 4}, {"TMazeBakker": {}}),
+    "passive_match": EnvRow(PassiveMatch, {}, {}, {**_PHASES, "explore_length": 2}, {"PassiveMatch": {}}),
+    "active_match": EnvRow(ActiveMatch, {}, _HUNG, _PHASES, {"ActiveMatch": _HUNG}),
+    "key_to_door": EnvRow(KeyToDoor, {}, {"reward_length": 10}, _PHASES, {"KeyToDoor": {"reward_length": 10}}),
 }
 
 
