@@ -72,7 +72,7 @@ class _Match(ThreePhases):
         self._signs = self._table([window, *[np.full_like(window, -1)] * (areas - 1)]).view(-1, 25)
         # [4 * order + touched]: colours of the three objects and of nothing; those of objects that are gone are floor
         paint = [[*order, 0] if touched == NOTHING else [0] * 4 for order in ORDERS for touched in range(4)]
-        self._paint = self._table(paint)
+        self._paint = self._table(paint).to(torch.int32)
         self._starts, self._marks = self._table(self.areas[0].starts), self._table(self.areas[0].marks)
         self._orders, self._goals = self._table(range(len(ORDERS))), self._table(range(3))
         reach = rooms.directions(rooms.CHOICE.walls, rooms.CHOICE.marks, avoid=True)

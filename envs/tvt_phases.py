@@ -114,7 +114,7 @@ class ThreePhases(Env):
         self._area_of = self._table((t >= E) * 1 + (t >= end))  # by row
         self._entry = self._table(entry)  # by row: where a phase begins, else -1
         self._moves = self._table([rooms.moves(area.walls) for area in self.areas]).view(-1)  # [4 * at + action]
-        self._views = self._table(views).view(-1, 25)  # [at], at = 77 * area + cell
+        self._views = self._table(views).to(torch.int32).view(-1, 25)  # [at], at = 77 * area + cell
         self._places = self._table([place[beside(window)] for place in places]).view(-1, 25)
         standing = np.arange(rooms.DISTRICT + 1) == np.array(places)[:, :n, None]
         standing[..., -1] = False
@@ -205,7 +205,7 @@ class ThreePhases(Env):
         frames = np.empty((len(views), HEIGHT, WIDTH, 3), np.uint8)
         for frame, view, where, *fields in zip(frames, views, at, *(field.tolist() for field in batch), strict=True):
             one, area = type(self.state)(*fields), where // rooms.CELLS
-            room = self.areas[area]
+            room = self.areas[min(area, 2)]  # drawn as with the door shut
             things, badge, won = self.depict(one, area)
             if room is rooms.ORCHARD:
                 things += [(c, "apple", APPLE_GREEN) for c, ripe in zip(room.marks, one.ripe) if ripe <= one.t]

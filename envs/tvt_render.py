@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from envs.render import AGENT, BAD, CARD, FLOOR, GOOD, GRID, PAGE, WALL, _box, _disc, _fill, _rgb, _ring, _segment
-from envs.tvt_rooms import CELLS, COLS, VIEW, distances
+from envs.tvt_rooms import CELLS, COLS, ROWS, VIEW, distances
 
 WIDTH, HEIGHT = 720, 288
 TILE, ZOOM = 32, 44  # pixels of a cell in the room and in the window
@@ -29,7 +29,7 @@ class Scene(NamedTuple):
     """One state, drawn by `draw`."""
 
     walls: frozenset[int]
-    inside: int  # a cell of the room: what can be walked to from there is floor, the rest outside
+    start: int  # a cell inside the room
     cell: int  # of the agent
     things: tuple[Thing, ...]
     view: np.ndarray  # (5, 5, 3) uint8: the observation
@@ -41,7 +41,7 @@ class Scene(NamedTuple):
 
 def draw(scene: Scene) -> np.ndarray:
     """(HEIGHT, WIDTH, 3) uint8."""
-    image = _room(scene.walls, scene.inside).copy()
+    image = _room(scene.walls, scene.start).copy()
     for cell, kind, colour in scene.things:
         _thing(image, *_middle(cell), kind, colour, TILE)
     x, y = _middle(scene.cell)
@@ -49,16 +49,15 @@ def draw(scene: Scene) -> np.ndarray:
     _fill(image, _disc(x, y, 10.5), CARD)
     _fill(image, _disc(x, y, 8.5), AGENT if scene.won is None else GOOD if scene.won else BAD)
     half = VIEW * TILE / 2
+    x0, x1 = max(x - half, ROOM_X), min(x + half, ROOM_X + COLS * TILE)  # what of it lies on the board
+    y0, y1 = max(y - half, ROOM_Y), min(y + half, ROOM_Y + ROWS * TILE)
     for width, colour, alpha in ((5, CARD, 0.8), (2.5, AGENT, 1.0)):
-        distance, ys, xs = _box(x - half, y - half, x + half, y + half, 6)
+        distance, ys, xs = _box(x0, y0, x1, y1, 6)
         _fill(image, (np.abs(distance) - width / 2, ys, xs), colour, alpha)
 
-    ends = VIEW_X + VIEW * ZOOM, VIEW_Y + VIEW * ZOOM
-    image[:, VIEW_X - 8 :] = _rgb(CARD)  # what of the marked window reaches over here
-    _fill(image, _box(VIEW_X - 5, VIEW_Y - 5, ends[0] + 5, ends[1] + 5, 9), AGENT)
-    big = scene.view.repeat(ZOOM, 0).repeat(ZOOM, 1) / 255
-    image[VIEW_Y : ends[1], VIEW_X : ends[0]] = big
-    _frame(image)
+    end_x, end_y = VIEW_X + VIEW * ZOOM, VIEW_Y + VIEW * ZOOM
+    _fill(image, _box(VIEW_X - 5, VIEW_Y - 5, end_x + 5, end_y + 5, 9), AGENT)
+    image[VIEW_Y:end_y, VIEW_X:end_x] = scene.view.repeat(ZOOM, 0).repeat(ZOOM, 1) / 255
 
     _thing(image, BADGE_X, 96, *scene.badge, 60)
     if scene.won is None:
@@ -72,7 +71,8 @@ def draw(scene: Scene) -> np.ndarray:
     for length in scene.lengths:
         if length:
             _fill(image, _box(left, BAR - 4, left + length * scale, BAR + 4, 4), FLOOR)
-            _fill(image, _box(left, BAR - 4, left + min(max(done, 0), length) * scale, BAR + 4, 4), AGENT, 0.75)
+            if done > 0:
+                _fill(image, _box(left, BAR - 4, left + min(done, length) * scale, BAR + 4, 4), AGENT, 0.75)
             left += length * scale + 8
         done -= length
     return (image * 255 + 0.5).astype(np.uint8)
@@ -82,32 +82,21 @@ def _middle(cell: int) -> tuple[float, float]:
     return ROOM_X + TILE * (cell % COLS + 0.5), ROOM_Y + TILE * (cell // COLS + 0.5)
 
 
-def _frame(image: np.ndarray) -> None:
-    """The page around the card, over whatever was drawn there."""
-    distance, ys, xs = _box(8, 8, WIDTH - 8, HEIGHT - 8, 16)
-    around = np.full(image.shape[:2], 9.0)
-    around[ys, xs] = distance[: around.shape[0] - ys.start, : around.shape[1] - xs.start]
-    _fill(image, (-around, slice(0, HEIGHT), slice(0, WIDTH)), PAGE)
-
-
 @lru_cache(maxsize=32)
-def _room(walls: frozenset[int], inside: int) -> np.ndarray:
-    """Page, card, floor and walls. (HEIGHT, WIDTH, 3) float32 in [0, 1]."""
-    image = np.broadcast_to(_rgb(CARD), (HEIGHT, WIDTH, 3)).astype(np.float32)
+def _room(walls: frozenset[int], start: int) -> np.ndarray:
+    """Page, card, walls, and floor where one can get to from `start`. (HEIGHT, WIDTH, 3) float32 in [0, 1]."""
+    image = np.broadcast_to(_rgb(PAGE), (HEIGHT, WIDTH, 3)).astype(np.float32)
+    _fill(image, _box(8, 10, WIDTH - 8, HEIGHT - 6, 16), WALL, 0.05)
+    _fill(image, _box(8, 8, WIDTH - 8, HEIGHT - 8, 16), CARD)
     half = TILE / 2
     for cell in range(CELLS):
         x, y = _middle(cell)
         if cell in walls:
-            _fill(image, _box(x - half, y - half, x + half + 0.5, y + half + 0.5, 0.5), WALL)
-    for cell in _connected(walls, inside):
-        x, y = _middle(cell)
-        _fill(image, _box(x - half, y - half, x + half, y + half, 0), GRID)
-        _fill(image, _box(x - half + 0.5, y - half + 0.5, x + half - 0.5, y + half - 0.5, 3), FLOOR)
+            _fill(image, _box(x - half, y - half, x + half, y + half, 0), WALL)
+        elif distances(walls)[cell, start] < CELLS:
+            _fill(image, _box(x - half, y - half, x + half, y + half, 0), GRID)
+            _fill(image, _box(x - half + 0.5, y - half + 0.5, x + half - 0.5, y + half - 0.5, 3), FLOOR)
     return image
-
-
-def _connected(walls: frozenset[int], inside: int) -> list[int]:
-    return np.flatnonzero(distances(walls)[:, inside] < CELLS).tolist()
 
 
 def _mark(won: bool) -> tuple[tuple[float, float, float, float], ...]:
