@@ -18,6 +18,7 @@ from envs.tmaze import BakkerTMaze, TMaze, TMazeState
 from envs.tmaze_delayed import DelayedChoice
 from envs.tmaze_noisy import NoisyTMaze
 from envs.tmaze_series import MultiCueTMaze, RewriteTMaze
+from envs.tvt import ActiveMatch, KeyToDoor, PassiveMatch
 
 __all__ = ["ENVS", "NO_ACTION", "BakkerTMaze", "Env", "EnvRow", "Spec", "Step", "TMaze", "TMazeState", "make"]
 __all__ += ["DelayedChoice", "MultiCueTMaze", "NoisyTMaze", "RewriteTMaze"]
@@ -36,6 +37,9 @@ class EnvRow(NamedTuple):
     tiny: dict[str, Any] = {}
     ids: dict[str, dict[str, Any]] = {}
 
+
+_PHASES = {"explore_length": 9, "distractor_length": 3, "reward_length": 9, "apples": 0}
+_HUNG = {"distractor_length": 90, "apple_reward_high": 10.0, "final_reward": 10.0}
 
 ENVS: dict[str, EnvRow] = {
     "tmaze_passive": EnvRow(TMaze, {"oracle_length": 0}, {}, {"corridor_length": 4}, {"TMaze": {"oracle_length": 0}}),
@@ -63,6 +67,9 @@ ENVS: dict[str, EnvRow] = {
     "state_tracking": EnvRow(StateTracking, {}, {}, {"length": 5}, {"StateTracking": {}}),
     "delayed_catch": EnvRow(DelayedCatch, {}, {}, {"runs": 2}, {"DelayedCatch": {}}),
     "cartpole_pomdp": EnvRow(CartPolePomdp, {}, {}, {"step_limit": 7}, {"CartPolePomdp": {}}),
+    "passive_match": EnvRow(PassiveMatch, {}, {}, {**_PHASES, "explore_length": 2}, {"PassiveMatch": {}}),
+    "active_match": EnvRow(ActiveMatch, {}, _HUNG, _PHASES, {"ActiveMatch": _HUNG}),
+    "key_to_door": EnvRow(KeyToDoor, {}, {"reward_length": 10}, _PHASES, {"KeyToDoor": {"reward_length": 10}}),
 }  # fmt: skip
 
 

@@ -218,8 +218,7 @@ _Shape = tuple[np.ndarray, slice, slice]
 
 
 def _grid(x0: float, y0: float, x1: float, y1: float) -> tuple[np.ndarray, np.ndarray, slice, slice]:
-    ys = slice(max(int(y0) - 2, 0), min(int(y1) + 3, HEIGHT))
-    xs = slice(max(int(x0) - 2, 0), min(int(x1) + 3, WIDTH))
+    ys, xs = slice(max(int(y0) - 2, 0), int(y1) + 3), slice(max(int(x0) - 2, 0), int(x1) + 3)
     return np.arange(xs.start, xs.stop)[None] + 0.5, np.arange(ys.start, ys.stop)[:, None] + 0.5, ys, xs
 
 
@@ -259,8 +258,8 @@ def _triangle(cx: float, tip: float, size: float, direction: int) -> _Shape:
 
 def _fill(image: np.ndarray, shape: _Shape, colour: str, alpha: float = 1.0) -> None:
     distance, ys, xs = shape
-    cover = (np.clip(0.5 - distance, 0, 1) * alpha)[..., None].astype(np.float32)
-    area = image[ys, xs]
+    area = image[ys, xs]  # ends where the image does
+    cover = (np.clip(0.5 - distance, 0, 1) * alpha)[: area.shape[0], : area.shape[1], None].astype(np.float32)
     area += cover * (_rgb(colour) - area)
 
 
