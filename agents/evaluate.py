@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent, act
-from envs.env import Env, Step
+from envs.env import Step, Stream
 
 
 class Stopped(Exception):
@@ -38,7 +38,7 @@ def evaluating(agent: Agent) -> Iterator[None]:
         agent.train(was)
 
 
-def play(agent: Agent, env: Env, episodes: int, generator: torch.Generator | None, stop: object = False) -> Episodes:
+def play(agent: Agent, env: Stream, episodes: int, generator: torch.Generator | None, stop: object = False) -> Episodes:
     """Plays `episodes` episodes; greedy without a generator, else sampled with it. Raises Stopped once `stop` is true.
 
     Every environment has a quota fixed beforehand, so short episodes are not over-counted; what it plays beyond the
@@ -107,9 +107,10 @@ def _bootstrap(values: np.ndarray) -> list[float]:
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
-def evaluate(agent: Agent, env: Env, episodes: int, seed: int, stop: object = False) -> dict[str, Any]:
+def evaluate(agent: Agent, env: Stream, episodes: int, seed: int, stop: object = False) -> dict[str, Any]:
     """Greedy and sampled play from the same seed, with chance and optimum beside them. Raises Stopped as `play` does.
 
+    "score" is `Spec.score` of the mean return: 0 without the ability under test, 1 at the optimum; None where undefined.
     `env` is the evaluation's own and is reseeded; no other generator is touched.
     """
     env.seed(seed)
@@ -117,5 +118,7 @@ def evaluate(agent: Agent, env: Env, episodes: int, seed: int, stop: object = Fa
     env.seed(seed)
     sampled = summarise(play(agent, env, episodes, torch.Generator(env.device).manual_seed(seed + 1), stop))
     spec = env.spec
+    for found in (greedy, sampled):
+        found["score"] = spec.score(found["mean_return"])
     reference = {"chance": spec.chance, "r_star": spec.r_star, "r0_memory": spec.r0_memory, "r_random": spec.r_random}
     return {"seed": seed, "episodes": episodes, "greedy": greedy, "sampled": sampled, "reference": reference}
