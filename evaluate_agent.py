@@ -72,7 +72,7 @@ def main(argv: list[str]) -> int:
         if options.json:
             print(json.dumps({"lengths": reports}))
         for length, report in () if options.json else reports.items():
-            print(f"{env.length_key.removesuffix('_length')} {length}: {build.report_line(report)}")
+            print(f"{env.length_key.removesuffix('_length').replace('_', ' ')} {length}: {build.report_line(report)}")
         return 0
     except (ConfigError, RunError, CheckpointError, EnvError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -65,6 +65,7 @@ class Recipe:
         env.close()
         if "rgb_array" not in modes:
             raise ValueError(f"{self.id} cannot be drawn: it has no render mode rgb_array")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into arrays; there need be no screen
         return self._make("rgb_array")
 
     def _make(self, render_mode: str | None) -> Any:

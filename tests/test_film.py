@@ -13,7 +13,8 @@ import train_agent
 from agents.agent import Agent
 from agents.encoders import VectorEncoder
 from agents.film import FilmError, rank_units, shoot
-from agents.video import HEIGHT, WIDTH, scenes, strip_box, write
+from agents.scenes import HEIGHT, WIDTH, scenes, strip_box
+from agents.video import write
 from envs import make
 from memory_cells.cells import GatedRNN, Memoryless
 from memory_cells.gates import Coupled
