@@ -9,6 +9,8 @@ from configs.schema import EnvConfig, leaf
 class PassiveConfig(EnvConfig):
     """Passive T-maze of Ni et al. (2023): the cue is seen at the start."""
 
+    length_key = "corridor_length"
+
     name: str = leaf("tmaze_passive", "chosen by env=NAME")
     corridor_length: int = leaf(50, "cells from the start to the junction", min=1, max=1_000_000)
     penalty_mode: str = leaf("schedule", "what costs -1/L: being behind schedule (Ni et al.) or the action (AMAGO)",
@@ -27,6 +29,8 @@ class ActiveConfig(PassiveConfig):
 @dataclass(frozen=True)
 class BakkerConfig(EnvConfig):
     """T-maze of Bakker (2002): +4 for the right turn, -0.1 for the wrong one and for standing still."""
+
+    length_key = "corridor_length"
 
     name: str = leaf("tmaze_bakker", "chosen by env=NAME")
     corridor_length: int = leaf(50, "cells from the start to the junction", min=1, max=1_000_000)
