@@ -28,7 +28,7 @@ from configs.errors import ConfigError
 from configs.load import diff_configs, from_resolved
 from configs.schema import Config, DecoderConfig
 from envs import make as make_env_by_name
-from envs.env import Env
+from envs.env import Stream
 from memory_cells import VARIANTS, make_core
 from memory_cells.variants import OPTIONS
 
@@ -64,16 +64,24 @@ def set_up_torch(config: Config) -> torch.device:
     return torch.device(name)
 
 
-def make_env(config: Config, num_envs: int, device: torch.device, seed: int) -> Env:
-    """The environment of `config.env`. Raises ConfigError."""
+def make_env(config: Config, num_envs: int, device: torch.device, seed: int, render: bool = False) -> Stream:
+    """The environment of `config.env`. Raises ConfigError.
+
+    render: its `render` will be called, which a Gymnasium environment must know beforehand.
+    """
     kwargs = dataclasses.asdict(config.env)
+    name, common = kwargs.pop("name"), {"num_envs": num_envs, "device": device, "seed": seed}
     try:
-        return make_env_by_name(kwargs.pop("name"), num_envs=num_envs, device=device, seed=seed, **kwargs)
+        if name == "gymnasium":
+            from envs.gymnasium_stream import make_gymnasium  # needs Gymnasium, which the others do without
+
+            return make_gymnasium(**kwargs, **common, render=render)
+        return make_env_by_name(name, **common, **kwargs)
     except ValueError as error:
         raise ConfigError(f"env: {error}") from error
 
 
-def make_agent(config: Config, env: Env) -> Agent:
+def make_agent(config: Config, env: Stream) -> Agent:
     """A freshly initialised agent, drawn from the config's seed whatever was drawn before, on the env's device."""
     c, a = config.cell, config.agent
     horizon = c.horizon if c.horizon is not None else env.spec.max_rows
@@ -83,7 +91,8 @@ def make_agent(config: Config, env: Env) -> Agent:
         try:
             core = make_core(c.name, a.embedding_size, c.hidden_size, horizon=horizon, **options)
         except ValueError as error:
-            raise ConfigError(f"cell: {error}") from error
+            hint = "" if horizon is not None or "horizon" not in str(error) else "; give cell.horizon"
+            raise ConfigError(f"cell: {error}{hint}") from error
         extra = extra_inputs(env.num_actions, a.see_last_action, a.see_last_reward)
         encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, extra, a.embedding_size)
         agent = Agent(encoder, env.num_actions, core, see_last_action=a.see_last_action,
@@ -91,7 +100,7 @@ def make_agent(config: Config, env: Env) -> Agent:
     return agent.to(env.device)
 
 
-def make_auxiliary(config: Config, agent: Agent, env: Env) -> Auxiliary | None:
+def make_auxiliary(config: Config, agent: Agent, env: Stream) -> Auxiliary | None:
     """The decoder of `config.aux`, drawn from the config's seed, or None."""
     aux = config.aux
     if not isinstance(aux, DecoderConfig):
@@ -162,23 +171,28 @@ def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[obj
 
 
 def report_line(report: dict[str, Any]) -> str:
-    """One line of an evaluation for people."""
+    """One line of an evaluation for people. What an environment has no figure for is left out."""
     parts = []
     for how in ("greedy", "sampled"):
         r = report[how]
         low, high = r["success_interval"]
-        parts.append(f"{how} success {r['success_rate']:.1%} [{low:.1%}, {high:.1%}], return {r['mean_return']:.3f}")
+        part = f"{how} success {r['success_rate']:.1%} [{low:.1%}, {high:.1%}], return {r['mean_return']:.3f}"
+        if r.get("score") is not None:
+            part += f", score {r['score']:.2f}"
         if "unit_updates" in r:
-            parts[-1] += (f", {r['unit_updates']:.1%} of unit updates made "
-                          f"({r['multiply_adds']:,} of {r['multiply_adds_total']:,} multiply-adds)")  # fmt: skip
+            part += (f", {r['unit_updates']:.1%} of unit updates made "
+                     f"({r['multiply_adds']:,} of {r['multiply_adds_total']:,} multiply-adds)")  # fmt: skip
+        parts.append(part)
     if "row_seconds" in report:
         s = report["row_seconds"]
         parts.append(f"a row takes {1e6 * s['plain']:.0f} us, with open units alone {1e6 * s['open_units']:.0f} us")
     best, chance = report["reference"]["r_star"], report["reference"]["chance"]
-    return f"{report['episodes']} episodes: {'; '.join(parts)} (optimum {best:g}, chance success {chance:.0%})"
+    known = [] if best is None else [f"optimum {best:g}"]
+    known += [] if chance is None else [f"chance success {chance:.0%}"]
+    return f"{report['episodes']} episodes: {'; '.join(parts)}" + (f" ({', '.join(known)})" if known else "")
 
 
-def load_agent(run_dir: Path, config: Config, env: Env) -> tuple[Agent, dict[str, int]]:
+def load_agent(run_dir: Path, config: Config, env: Stream) -> tuple[Agent, dict[str, int]]:
     """The agent of a run's latest checkpoint and where it stood. Raises CheckpointError."""
     tensors, meta, folder = checkpoint.load(run_dir)
     agent = make_agent(config, env)

@@ -23,9 +23,10 @@ from configs.describe import describe
 from configs.errors import ConfigError
 from configs.load import load_config, to_yaml
 from configs.schema import Config
+from envs.group import EnvError
 
 #: what a resumed run may change: where and how often, not what it computes
-RESUMABLE = ("device", "train.checkpoint_every", "train.keep_checkpoints", "train.threads")
+RESUMABLE = ("device", "train.checkpoint_every", "train.keep_checkpoints", "train.threads", "env.workers", "env.timeout")
 
 
 def parse(argv: list[str]) -> tuple[Config, Path | None]:
@@ -49,14 +50,14 @@ def train(config: Config, resume: Path | None, argv: list[str]) -> int:
     trainer = build.make_trainer(config, device)  # before the folder: a bad combination must leave nothing behind
     run_dir = resume or create_run_dir(config.run_dir, name=f"{config.env.name}-{config.cell.name}-s{config.seed}")
     if not resume:
-        write_run_files(run_dir, to_yaml(config), argv)
+        write_run_files(run_dir, to_yaml(config), argv, trainer.env.exact)
     t = config.train
     session = Session(run_dir, trainer, log_every=t.log_every, checkpoint_every=t.checkpoint_every,
                       keep=t.keep_checkpoints, evaluate_every=t.evaluate_every,
                       watch=build.watcher(config, trainer.learner.agent, device),
                       stop_at_success=t.stop_at_success)  # fmt: skip
     print(f"run folder: {run_dir}")
-    for remark in session.restore() if resume else []:
+    for remark in (*trainer.env.remarks, *(session.restore() if resume else ())):
         print(remark)
     with Interrupt() as interrupt:
         finished = session.run(interrupt)
@@ -88,6 +89,9 @@ def main(argv: list[str]) -> int:
         return 2
     except NonFiniteError as error:
         print(f"error: {error}; training stopped before the step, the last checkpoint is intact", file=sys.stderr)
+        return 1
+    except EnvError as error:
+        print(f"error: {error}; what was saved before is intact, --resume RUN goes on from there", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before the first update or after the last one; in between the session saves and leaves
         print("interrupted; a run that has begun goes on with --resume RUN", file=sys.stderr)

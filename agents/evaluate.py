@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent, act
-from envs.env import Env, Step
+from envs.env import Step, Stream
 from memory_cells.wrappers import TimeGate, step_open_units
 
 
@@ -40,7 +40,7 @@ def evaluating(agent: Agent) -> Iterator[None]:
         agent.train(was)
 
 
-def play(agent: Agent, env: Env, episodes: int, generator: torch.Generator | None, stop: object = False) -> Episodes:
+def play(agent: Agent, env: Stream, episodes: int, generator: torch.Generator | None, stop: object = False) -> Episodes:
     """Plays `episodes` episodes; greedy without a generator, else sampled with it. Raises Stopped once `stop` is true.
 
     Every environment has a quota fixed beforehand, so short episodes are not over-counted; what it plays beyond the
@@ -156,9 +156,10 @@ def row_seconds(agent: Agent, rows: int) -> dict[str, float]:
         return {name: min(seconds(step) for _ in range(3)) for name, step in ways.items()}
 
 
-def evaluate(agent: Agent, env: Env, episodes: int, seed: int, stop: object = False) -> dict[str, Any]:
+def evaluate(agent: Agent, env: Stream, episodes: int, seed: int, stop: object = False) -> dict[str, Any]:
     """Greedy and sampled play from the same seed, with chance and optimum beside them. Raises Stopped as `play` does.
 
+    "score" is `Spec.score` of the mean return: 0 without the ability under test, 1 at the optimum; None where undefined.
     `env` is the evaluation's own and is reseeded; no other generator is touched.
     """
 
@@ -169,5 +170,7 @@ def evaluate(agent: Agent, env: Env, episodes: int, seed: int, stop: object = Fa
 
     greedy, sampled = summary(None), summary(torch.Generator(env.device).manual_seed(seed + 1))
     spec = env.spec
+    for found in (greedy, sampled):
+        found["score"] = spec.score(found["mean_return"])
     reference = {"chance": spec.chance, "r_star": spec.r_star, "r0_memory": spec.r0_memory, "r_random": spec.r_random}
     return {"seed": seed, "episodes": episodes, "greedy": greedy, "sampled": sampled, "reference": reference}

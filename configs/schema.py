@@ -9,7 +9,7 @@ that lacks a field is read with its default.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 
 def leaf(default: Any, help: str, *, min: float | None = None, max: float | None = None,
@@ -59,6 +59,8 @@ class CellConfig:
 @dataclass(frozen=True)
 class EnvConfig:
     """Base of every environment's settings."""
+
+    length_key: ClassVar[str | None] = None  # the setting that `evaluate_agent.py --lengths` varies, if there is one
 
     name: str = leaf("", "chosen by env=NAME")
 
