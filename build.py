@@ -31,7 +31,6 @@ from envs import make as make_env_by_name
 from envs.env import Stream
 from memory_cells import VARIANTS, make_core
 from memory_cells.variants import OPTIONS
-from memory_cells.wrappers import TimeGate
 
 KNOWN_CELLS = tuple(VARIANTS)
 
@@ -119,7 +118,7 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     torch.manual_seed(config.seed)  # the default generator too: it starts differently in every process, and is saved
     env = make_env(config, t.num_envs, device, seed=config.seed)
     agent = make_agent(config, env)
-    if a.budget_cost and not isinstance(agent.core, TimeGate):
+    if a.budget_cost and not agent.core.time_gates(agent.initial_state(1)):
         gated = ", ".join(name for name, row in VARIANTS.items() if "threshold" in row.options)
         raise ConfigError(f"agent.budget_cost={a.budget_cost} needs a cell with a time gate ({gated}); "
                           f"cell={config.cell.name} has none")  # fmt: skip
@@ -202,7 +201,7 @@ def load_agent(run_dir: Path, config: Config, env: Stream) -> tuple[Agent, dict[
         own = agent.state_dict()
         check_like(state["agent"], dict(own), "agent")
         # a threshold is for evaluation only, so the config's counts and not the one that was saved
-        agent.load_state_dict(state["agent"] | {k: v for k, v in own.items() if k == "core.threshold"})
+        agent.load_state_dict(state["agent"] | {k: v for k, v in own.items() if k.endswith(".threshold")})
         where = {name: state[name] for name in ("step", "update")}
         check_like(where, {"step": 0, "update": 0}, "trainer")
         return agent, where

@@ -88,6 +88,9 @@ class Stacked(Cell):
             at += count
         return [*parts, state[:top]]
 
+    def time_gates(self, state: State) -> list[tuple[Cell, State]]:
+        return [pair for layer, own in zip(self.layers, self._split(state)) for pair in layer.time_gates(own)]
+
     @staticmethod
     def _joined(states: Sequence[State]) -> State:
         return (*states[-1], *(entry for state in states[:-1] for entry in state))
