@@ -109,6 +109,19 @@ def test_a_choice_at_once_needs_credit_alone():
     assert Tabular(env).search(starts=8, steps=20, sweeps=1) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("L", "D"), [(0, 2), (2, 1), (2, 0)])
+def test_without_credit_the_choice_is_even(L, D):
+    """No return over fewer than D + 1 steps tells one arm from the other: walking on and either arm is all that is learned."""
+    env = envs.make(delayed, 64, corridor_length=L, delay=D)
+    table = Tabular(env)
+    even = torch.zeros(1, len(table.contexts), 4, dtype=torch.float64)
+    for seen, k in table.contexts.items():
+        even[0, k, [1, 3] if seen[0] == 1 or L == 0 else 0] = 1
+    even /= even.sum(-1, keepdim=True)
+    assert table.value(even).item() == pytest.approx(0.5)
+    assert env.spec.r0_credit == (0.5 if D else None)  # with D = 0 the choice's own reward tells
+
+
 class Script:
     """A policy with memory that sees the observation only: for B environments, what they remember, and for how long."""
 
