@@ -158,7 +158,9 @@ def report_line(report: dict[str, Any]) -> str:
         low, high = r["success_interval"]
         parts.append(f"{how} success {r['success_rate']:.1%} [{low:.1%}, {high:.1%}], return {r['mean_return']:.3f}")
     best, chance = report["reference"]["r_star"], report["reference"]["chance"]
-    return f"{report['episodes']} episodes: {'; '.join(parts)} (optimum {best:g}, chance success {chance:.0%})"
+    known = [] if best is None else [f"optimum {best:g}"]
+    known += [] if chance is None else [f"chance success {chance:.0%}"]
+    return f"{report['episodes']} episodes: {'; '.join(parts)}" + (f" ({', '.join(known)})" if known else "")
 
 
 def load_agent(run_dir: Path, config: Config, env: Env) -> tuple[Agent, dict[str, int]]:
