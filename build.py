@@ -21,6 +21,7 @@ from agents.auxiliary import Auxiliary, AuxiliarySettings
 from agents.encoders import make_encoder
 from agents.evaluate import evaluate, play
 from agents.learner import Learner, Settings, make_optimizer
+from agents.observations import make_target
 from agents.session import check_like
 from agents.trainer import Schedule, Trainer
 from configs.errors import ConfigError
@@ -30,6 +31,7 @@ from envs import make as make_env_by_name
 from envs.env import Stream
 from memory_cells import VARIANTS, make_core
 from memory_cells.variants import OPTIONS
+from memory_cells.wrappers import TimeGate
 
 KNOWN_CELLS = tuple(VARIANTS)
 
@@ -107,8 +109,8 @@ def make_auxiliary(config: Config, agent: Agent, env: Stream) -> Auxiliary | Non
     known = {f.name: getattr(aux, f.name) for f in dataclasses.fields(AuxiliarySettings) if f.name != "kind"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        size = int(torch.Size(env.obs_shape).numel())
-        return Auxiliary(agent, size, AuxiliarySettings(kind=aux.name, **known)).to(env.device)
+        target = make_target(env.obs_kind, env.obs_shape, env.obs_values)
+        return Auxiliary(agent, target, AuxiliarySettings(kind=aux.name, **known)).to(env.device)
 
 
 def make_trainer(config: Config, device: torch.device) -> Trainer:
@@ -117,6 +119,10 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     torch.manual_seed(config.seed)  # the default generator too: it starts differently in every process, and is saved
     env = make_env(config, t.num_envs, device, seed=config.seed)
     agent = make_agent(config, env)
+    if a.budget_cost and not isinstance(agent.core, TimeGate):
+        gated = ", ".join(name for name, row in VARIANTS.items() if "threshold" in row.options)
+        raise ConfigError(f"agent.budget_cost={a.budget_cost} needs a cell with a time gate ({gated}); "
+                          f"cell={config.cell.name} has none")  # fmt: skip
     auxiliary = make_auxiliary(config, agent, env)
     modules = torch.nn.ModuleList([agent] if auxiliary is None else [agent, auxiliary])
     try:
@@ -172,7 +178,15 @@ def report_line(report: dict[str, Any]) -> str:
         r = report[how]
         low, high = r["success_interval"]
         part = f"{how} success {r['success_rate']:.1%} [{low:.1%}, {high:.1%}], return {r['mean_return']:.3f}"
-        parts.append(part if r.get("score") is None else f"{part}, score {r['score']:.2f}")
+        if r.get("score") is not None:
+            part += f", score {r['score']:.2f}"
+        if "unit_updates" in r:
+            part += (f", {r['unit_updates']:.1%} of unit updates made "
+                     f"({r['multiply_adds']:,} of {r['multiply_adds_total']:,} multiply-adds)")  # fmt: skip
+        parts.append(part)
+    if "row_seconds" in report:
+        s = report["row_seconds"]
+        parts.append(f"a row takes {1e6 * s['plain']:.0f} us, with open units alone {1e6 * s['open_units']:.0f} us")
     best, chance = report["reference"]["r_star"], report["reference"]["chance"]
     known = [] if best is None else [f"optimum {best:g}"]
     known += [] if chance is None else [f"chance success {chance:.0%}"]
@@ -185,8 +199,10 @@ def load_agent(run_dir: Path, config: Config, env: Stream) -> tuple[Agent, dict[
     agent = make_agent(config, env)
     try:
         state = checkpoint.unflatten(tensors, meta["trainer"])
-        check_like(state["agent"], dict(agent.state_dict()), "agent")
-        agent.load_state_dict(state["agent"])
+        own = agent.state_dict()
+        check_like(state["agent"], dict(own), "agent")
+        # a threshold is for evaluation only, so the config's counts and not the one that was saved
+        agent.load_state_dict(state["agent"] | {k: v for k, v in own.items() if k == "core.threshold"})
         where = {name: state[name] for name in ("step", "update")}
         check_like(where, {"step": 0, "update": 0}, "trainer")
         return agent, where

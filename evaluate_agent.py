@@ -3,7 +3,9 @@
     python evaluate_agent.py RUN [--episodes N] [--lengths 50,100,200] [--json] [key=value ...]
 
 --lengths evaluates once per length (of a T-maze: its corridor); --json prints one JSON object on standard output and
-nothing else; key=value changes the environment or the evaluation (env.corridor_length=100, evaluate.seed=7, device=cpu).
+nothing else; key=value changes the environment or the evaluation (env.corridor_length=100, evaluate.seed=7, device=cpu),
+and of a cell with a time gate the openness below which a unit is not computed (cell.threshold=0.05). For such a cell the
+report has the multiply-adds executed and in all, the share of unit updates made, and measured seconds for one row.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ from pathlib import Path
 
 import build  # sets the environment that torch is imported in, so it comes first
 from agents.checkpoint import CheckpointError
+from agents.evaluate import row_seconds
 from agents.runlog import RunError, check_run
 from configs.errors import ConfigError
 from envs.group import EnvError
 
-#: what an evaluation may change
-CHANGEABLE = ("env.", "evaluate.", "device", "train.threads", "cell.path")
+#: what an evaluation may change: of the cell, what training does not see and no parameter depends on
+CHANGEABLE = ("env.", "evaluate.", "device", "train.threads", "cell.path", "cell.threshold")
+#: rows that are timed
+TIMED = 256
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,7 +59,10 @@ def evaluate(run_dir: Path, tokens: list[str]) -> dict:
     device = build.set_up_torch(config)
     env = build.make_env(config, 1, device, seed=0)
     agent, where = build.load_agent(run_dir, config, env)
-    return build.evaluate_agent(config, agent, device) | where
+    report = build.evaluate_agent(config, agent, device) | where
+    if seconds := row_seconds(agent, min(round(report["greedy"]["mean_length"]), TIMED)):
+        report["row_seconds"] = seconds
+    return report
 
 
 def main(argv: list[str]) -> int:

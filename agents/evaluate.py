@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from agents.agent import Agent, act
 from envs.env import Step, Stream
+from memory_cells.wrappers import TimeGate, step_open_units
 
 
 class Stopped(Exception):
@@ -107,16 +109,65 @@ def _bootstrap(values: np.ndarray) -> list[float]:
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
+def computation(agent: Agent, lengths: Tensor) -> dict[str, Any]:
+    """What a time gate had the core compute in episodes of these lengths, (N,) int64, at the rows that were acted on:
+    executed multiply-adds of its matrix products, all there were, and the share of unit updates made. Else {}.
+
+    A time gate looks at nothing but the row's number in its episode, so the lengths are all it takes.
+    """
+    core = agent.core
+    if not isinstance(core, TimeGate):
+        return {}
+    times = torch.bincount(lengths)[1:].flip(0).cumsum(0).flip(0).unsqueeze(1)  # episodes that have a row 1, 2, ...
+    first, state = torch.arange(len(times)).unsqueeze(1) == 0, core.initial_state(1)
+    with evaluating(agent):
+        counts = core.multiply_adds(first.to(state[0].device), state, times.to(state[0].device))
+    executed, total = (int(count) for count in counts)
+    return {"unit_updates": executed / total, "multiply_adds": executed, "multiply_adds_total": total}
+
+
+def row_seconds(agent: Agent, rows: int) -> dict[str, float]:
+    """Measured seconds that a time-gated core takes for one row of one environment, the mean over an episode's first `rows`
+    and the best of three: "plain", as acting does it, and "open_units", with the rows of closed units left out. {} where
+    `step_open_units` does not apply.
+    """
+    core, like = agent.core, next(agent.parameters())
+    if not isinstance(core, TimeGate):
+        return {}
+    x = torch.zeros(rows, 1, core.input_size, dtype=like.dtype, device=like.device)  # what is open is a matter of time
+
+    def plain(row, state):
+        return core.step(tuple(z[0] for z in core.project(row.unsqueeze(0))), state)
+
+    def seconds(step) -> float:
+        state, began = core.initial_state(1), time.perf_counter()
+        for row in x:
+            state = step(row, state)
+        float(state[-1])  # waits for the device
+        return (time.perf_counter() - began) / rows
+
+    with torch.no_grad(), evaluating(agent):
+        try:
+            step_open_units(core, x[0], core.initial_state(1))
+        except ValueError:
+            return {}
+        ways = {"plain": plain, "open_units": lambda row, state: step_open_units(core, row, state)[0]}
+        return {name: min(seconds(step) for _ in range(3)) for name, step in ways.items()}
+
+
 def evaluate(agent: Agent, env: Stream, episodes: int, seed: int, stop: object = False) -> dict[str, Any]:
     """Greedy and sampled play from the same seed, with chance and optimum beside them. Raises Stopped as `play` does.
 
     "score" is `Spec.score` of the mean return: 0 without the ability under test, 1 at the optimum; None where undefined.
     `env` is the evaluation's own and is reseeded; no other generator is touched.
     """
-    env.seed(seed)
-    greedy = summarise(play(agent, env, episodes, None, stop))
-    env.seed(seed)
-    sampled = summarise(play(agent, env, episodes, torch.Generator(env.device).manual_seed(seed + 1), stop))
+
+    def summary(generator: torch.Generator | None) -> dict[str, Any]:
+        env.seed(seed)
+        played = play(agent, env, episodes, generator, stop)
+        return summarise(played) | computation(agent, played.lengths)
+
+    greedy, sampled = summary(None), summary(torch.Generator(env.device).manual_seed(seed + 1))
     spec = env.spec
     for found in (greedy, sampled):
         found["score"] = spec.score(found["mean_return"])

@@ -58,7 +58,7 @@ class Trainer:
     def iterate(self) -> dict[str, Tensor]:
         """One rollout, one update; counts environment steps (reset rows are none)."""
         progress = self.step / self.steps
-        self.learner.schedule(self.learning_rate(progress), self.entropy_cost(progress))
+        self.learner.schedule(self.learning_rate(progress), self.entropy_cost(progress), progress)
         if self.full_episode:
             self.carry = start(self.env, self.learner.actor)
             if self.scale:

@@ -43,7 +43,7 @@ class Spec:
     r0_credit: float | None  # best return of a learner that assigns no credit over more than one step
     r_random: float | None  # return of uniformly random actions
     max_rows: int | None  # rows of the longest episode, the reset row included; None if unbounded
-    chance: float | None  # success rate of the best memoryless policy
+    chance: float | None  # success rate of the best policy without the ability that the task is about, as in `r0`
 
     @property
     def r0(self) -> float | None:
@@ -284,4 +284,15 @@ def at_least(name: str, value: int, low: int) -> int:
         number = None
     if number is None or isinstance(value, bool) or number < low:
         raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
+    return number
+
+
+def in_range(name: str, value: float, low: float, high: float) -> float:
+    """`value` as a float; ValueError with one clear line unless it is a number in [low, high]."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if isinstance(value, (bool, str)) or not low <= number <= high:
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
     return number
