@@ -72,9 +72,10 @@ class Recipe:
         name = self.load()
         import gymnasium
 
+        options = {"render_mode": render_mode, "max_episode_steps": self.max_episode_steps}
+        options = {key: value for key, value in options.items() if value is not None}  # not every environment knows them
         try:
-            return gymnasium.make(name, max_episode_steps=self.max_episode_steps, render_mode=render_mode,
-                                  disable_env_checker=True, **self.kwargs)  # fmt: skip
+            return gymnasium.make(name, disable_env_checker=True, **options, **self.kwargs)
         except Exception as error:  # whatever the environment's constructor raises
             raise ValueError(f"cannot make {self.id}: {describe(error)}") from error
 
@@ -84,6 +85,10 @@ class Leaf(NamedTuple):
 
     path: tuple[str | int, ...]
     space: Any
+
+    @property
+    def name(self) -> str:
+        return ".".join(map(str, self.path))
 
     def of(self, obs: Any) -> Any:
         for key in self.path:

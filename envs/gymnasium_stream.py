@@ -83,8 +83,9 @@ class GymnasiumStream(Stream):
         threshold = source.reward_threshold if success_return is None else success_return
         self.success_return = threshold
         rule = "positive" if threshold is None else f"{threshold:g} or more"
+        hidden = [leaf.name for k, leaf in enumerate(source.leaves) if k not in self.layout.used]
         self.remarks = (
-            *(f"the environment's text {name!r} is not shown to the agent" for name in source.texts),
+            *(f"of the observation, {name!r} is not shown to the agent" for name in (*source.texts, *hidden)),
             f"an episode is a success where the environment says so, or says nothing and the return is {rule}",
         )
         self.ended = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)

@@ -19,13 +19,14 @@ MINIGRID_SIDE = 25  # cells of its widest grid; pictures are wider
 @dataclass(frozen=True)
 class Layout:
     """kind, shape, dtype, values: as `envs.env.Stream` has them with the prefix obs_. encode: arrays of the leaves, each
-    (B, ...) -> a new array (B, *shape); raises ValueError for what the layout has no place for."""
+    (B, ...) -> a new array (B, *shape); raises ValueError for what the layout has no place for. used: the leaves' numbers."""
 
     kind: str
     shape: tuple[int, ...]
     dtype: type
     values: tuple[int, ...] | None
     encode: Callable[[Sequence[np.ndarray]], np.ndarray]
+    used: tuple[int, ...]
 
 
 def observation_layout(leaves: Sequence[Leaf], kind: str = "auto", direction: bool = True) -> Layout:
@@ -81,20 +82,21 @@ def _symbols(leaves: Sequence[Leaf], grid: int, compass: int | None) -> Layout:
         return np.concatenate((codes, np.broadcast_to(facing, (*codes.shape[:-1], 1))), -1)
 
     if compass is None:
-        return Layout("symbols", shape, np.uint8, values, encode)
+        return Layout("symbols", shape, np.uint8, values, encode, (grid,))
     values4 = (*values, int(leaves[compass].space.n))
-    return Layout("symbols", (*shape[:-1], len(values4)), np.uint8, values4, encode)
+    return Layout("symbols", (*shape[:-1], len(values4)), np.uint8, values4, encode, (grid, compass))
 
 
 def _pixels(leaves: Sequence[Leaf], picture: int) -> Layout:
     """(h, w, c), whichever way round the environment has it."""
     shape = leaves[picture].space.shape
     if len(shape) == 2:
-        return Layout("pixels", (*shape, 1), np.uint8, None, lambda arrays: arrays[picture][..., None].copy())
+        add = lambda arrays: arrays[picture][..., None].copy()  # noqa: E731
+        return Layout("pixels", (*shape, 1), np.uint8, None, add, (picture,))
     if shape[0] < shape[-1]:  # channels, such as stacked frames, come first
         move = lambda arrays: np.ascontiguousarray(np.moveaxis(arrays[picture], 1, -1))  # noqa: E731
-        return Layout("pixels", (*shape[1:], shape[0]), np.uint8, None, move)
-    return Layout("pixels", shape, np.uint8, None, lambda arrays: arrays[picture].copy())
+        return Layout("pixels", (*shape[1:], shape[0]), np.uint8, None, move, (picture,))
+    return Layout("pixels", shape, np.uint8, None, lambda arrays: arrays[picture].copy(), (picture,))
 
 
 def _vector(leaves: Sequence[Leaf]) -> Layout:
@@ -111,7 +113,7 @@ def _vector(leaves: Sequence[Leaf]) -> Layout:
             at += width
         return out
 
-    return Layout("vector", (size,), np.float32, None, encode)
+    return Layout("vector", (size,), np.float32, None, encode, tuple(range(len(leaves))))
 
 
 def _numbers(leaf: Leaf) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:

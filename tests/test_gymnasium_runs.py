@@ -108,9 +108,12 @@ def test_a_film(run, capsys):
 
 @pytest.mark.parametrize("id, kwargs", [
     ("MiniGrid-MemoryS7-v0", "agent_view_size=3"), ("MiniGrid-DoorKey-5x5-v0", ""), ("MiniGrid-Dynamic-Obstacles-5x5-v0", ""),
-    ("Acrobot-v1", ""), ("FrozenLake-v1", ""), ("Blackjack-v1", ""),
+    ("Acrobot-v1", ""), ("FrozenLake-v1", ""), ("Blackjack-v1", ""), ("popgym-RepeatPreviousEasy-v0", ""),
+    ("popgym-BattleshipEasy-v0", ""), ("popgym-ConcentrationEasy-v0", ""), ("popgym-MineSweeperEasy-v0", ""),
 ])  # fmt: skip
 def test_trains_without_code(id, kwargs, tmp_path):
+    if id.startswith("popgym"):
+        pytest.importorskip("popgym")
     options = [f"env.kwargs={kwargs}"] if kwargs else []
     config = load_config([*TINY, f"env.id={id}", "train.stagger_episodes=false", *options], build.KNOWN_CELLS)
     trainer = build.make_trainer(config, torch.device("cpu"))

@@ -172,6 +172,7 @@ def test_minigrid_shows_its_codes_and_its_direction():
     assert (blind.obs_shape, blind.obs_values, env.obs_dtype) == ((3, 3, 3), (11, 6, 4), torch.uint8)
     assert env.spec.max_rows == 246 and env.action_names[:3] == ("left", "right", "forward")
     assert "'mission' is not shown" in env.remarks[0] and "return is positive" in env.remarks[1]
+    assert "'direction' is not shown" in blind.remarks[1] and len(env.remarks) == 2 and len(blind.remarks) == 3
     for a, b in zip(played(env, 30, seed=2), played(blind, 30, seed=2), strict=True):
         assert torch.equal(a.obs[..., :3], b.obs)
     env.seed(1)
