@@ -26,11 +26,11 @@ from agents.session import check_like
 from agents.trainer import Schedule, Trainer
 from configs.errors import ConfigError
 from configs.load import diff_configs, from_resolved
-from configs.schema import Config, DecoderConfig
+from configs.schema import HIDDEN_SIZE, Config, DecoderConfig
 from envs import make as make_env_by_name
 from envs.env import Stream
 from memory_cells import VARIANTS, make_core
-from memory_cells.variants import OPTIONS
+from memory_cells.variants import OPTIONS, matching_hidden_size
 
 KNOWN_CELLS = tuple(VARIANTS)
 
@@ -89,7 +89,10 @@ def make_agent(config: Config, env: Stream) -> Agent:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            core = make_core(c.name, a.embedding_size, c.hidden_size, horizon=horizon, **options)
+            width = HIDDEN_SIZE if c.hidden_size is None else c.hidden_size
+            if c.match_parameters is not None:
+                width = matching_hidden_size(c.name, a.embedding_size, c.match_parameters, horizon=horizon, **options)
+            core = make_core(c.name, a.embedding_size, width, horizon=horizon, **options)
         except ValueError as error:
             hint = "" if horizon is not None or "horizon" not in str(error) else "; give cell.horizon"
             raise ConfigError(f"cell: {error}{hint}") from error

@@ -1,13 +1,15 @@
 """Cells made of cells: layers on top of each other, and a cell that reads its state of d steps ago.
 
-| row          | layers                      | state                                    | path                      |
-|--------------|-----------------------------|------------------------------------------|---------------------------|
-| stacked-lstm | two `lstm`                  | h, c of the top, then of the lower layer | layer by layer, fused     |
-| indrnn       | two `IndRNN`                | h of the top, then of the lower layer    | layer by layer, fused     |
-| dilated-lstm | four, 1, 2, 4, 8 steps back | 15 pairs h, c                            | layer by layer, fused     |
-| dilated-gru  | four, 1, 2, 4, 8 steps back | 15 times h                               | layer by layer, fused     |
+| row               | layers                      | state                                     | path                         |
+|-------------------|-----------------------------|-------------------------------------------|------------------------------|
+| any, `layers` > 1 | that many of the row's cell | of the top layer, then from the lowest up | layer by layer, each its own |
+| stacked-lstm      | two `lstm`                  | h, c of the top, then of the lower layer  | layer by layer, fused        |
+| indrnn            | two `IndRNN`                | h of the top, then of the lower layer     | layer by layer, fused        |
+| dilated-lstm      | four, 1, 2, 4, 8 steps back | 15 pairs h, c                             | layer by layer, fused        |
+| dilated-gru       | four, 1, 2, 4, 8 steps back | 15 times h                                | layer by layer, fused        |
 
-Options: `bias` for the two of LSTMs. All of them also run fused as one step (`path="fused"`).
+Options: `layers`, and `bias` for the two of LSTMs. A stack also runs fused as one step (`path="fused"`) where `step` and
+`project` of its layers can be traced, which compiles anew for every number of layers.
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ class Stacked(Cell):
     """Layers of any cells: each reads the output of the one below; the top one's output is the stack's.
 
     The state holds the top layer's entries first, under their own names, then those of the others from the lowest up as
-    "layer0.h". Noise is drawn by every layer. Wrappers such as h-detach belong around the layers, not around the stack.
+    "layer0.h". What a caller asks of the whole stack is the top layer's: `recurrent_output`, `memory`, `gate` and with it the
+    traces "keep" and "write"; the states of the others can be recorded under their names.
+    Wrappers belong around the layers, not around the stack, so every layer has its own: its own noise (h-detach's coins and
+    Zoneout's masks are independent), its own clock, its own buffers. A value that the learner schedules (`p_detach`,
+    `factor`, `threshold`) is to be set in every layer. `budget` is the mean over the layers and `multiply_adds` their sum.
     A sequence is run layer by layer, each on its own fast path, which needs no more than that a layer's output at t
     depends on the rows up to t.
     """
@@ -42,8 +48,28 @@ class Stacked(Cell):
         lower = (f"layer{k}.{name}" for k, layer in enumerate(layers[:-1]) for name in layer.state_names)
         self.state_names = (*top.state_names, *lower)
         self.recurrent_output, self.memory = top.recurrent_output, top.memory
+        self.cuts_gradient = any(getattr(layer, "cuts_gradient", False) for layer in layers)
         with torch.no_grad():
             self._own = len(self.project(torch.zeros(1, 1, self.input_size)))  # entries before the noise
+
+    @property
+    def gate(self):
+        return self.layers[-1].gate
+
+    @property
+    def budget(self) -> Callable[[Tensor, State], Tensor]:
+        """(first, state) -> (T, B): the mean of `TimeGate.budget` over the layers. AttributeError where they have none."""
+        each = [layer.budget for layer in self.layers]
+        return lambda first, state: sum(self._each(each, first, state)) / len(each)
+
+    @property
+    def multiply_adds(self) -> Callable[[Tensor, State], tuple[Tensor, int]]:
+        """(first, state) -> (executed, of how many): the sums of `TimeGate.multiply_adds` over the layers."""
+        each = [layer.multiply_adds for layer in self.layers]
+        return lambda first, state: tuple(map(sum, zip(*self._each(each, first, state), strict=True)))
+
+    def _each(self, methods: Sequence[Callable], first: Tensor, state: State) -> list:
+        return [method(first, own) for method, own in zip(methods, self._split(state), strict=True)]
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.layers[0].project(x)
@@ -134,6 +160,11 @@ def stack(layer: Layer, input_size: int, hidden_size: int, layers: int = 2) -> S
     if layers < 1:
         raise ValueError(f"a stack needs at least one layer, got {layers}")
     return Stacked([layer(input_size if k == 0 else hidden_size, hidden_size) for k in range(layers)])
+
+
+def doubling(layers: int) -> list[int]:
+    """The dilations 1, 2, 4, ... of so many layers."""
+    return [2**k for k in range(layers)]
 
 
 def dilated_stack(layer: Layer, input_size: int, hidden_size: int, dilations: Sequence[int] = (1, 2, 4, 8)) -> Stacked:
