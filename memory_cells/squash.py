@@ -43,6 +43,9 @@ class KAF(nn.Module):
     authors' code for gates was not at hand, are ours.
     """
 
+    #: parameters that weight decay must leave alone although they have two axes: alpha = 0 is no gate
+    undecayed = ("alpha",)
+
     def __init__(self, hidden_size: int, reach: float = 0.0, kaf_size: int | None = None, ridge: float = 1e-4):
         super().__init__()
         edge = max(4.0, reach + 2.0)

@@ -105,8 +105,8 @@ SQUASHES = {
 WRAPPERS = {
     "hdetach": lambda core, horizon, **kw: wrappers.HDetach(core, **kw),
     "zoneout": lambda core, horizon, **kw: wrappers.Zoneout(core, **kw),
-    "gaussian": lambda core, horizon, **kw: wrappers.TimeGate(
-        core, wrappers.Gaussian(core.hidden_size, horizon), **kw),
+    "gaussian": lambda core, horizon, threshold=0.0, **kw: wrappers.TimeGate(
+        core, wrappers.Gaussian(core.hidden_size, horizon, **kw), threshold),
     "oscillating": lambda core, horizon, open_fraction=0.05, **kw: wrappers.TimeGate(
         core, wrappers.Oscillating(core.hidden_size, open_fraction), **kw),
 }  # fmt: skip
@@ -126,9 +126,9 @@ TAKES = {
     "stacked-lstm": ("layers",),
     "dilated-lstm": ("layers",),
     "dilated-gru": ("layers",),
-    "hdetach": ("p_detach", "coin"),
+    "hdetach": ("p_detach", "coin", "detach_until"),
     "zoneout": ("zoneout_c", "zoneout_h"),
-    "gaussian": ("horizon", "threshold"),
+    "gaussian": ("horizon", "threshold", "sigma_start", "sigma_end", "sigma_until"),
     "oscillating": ("open_fraction", "threshold"),
 }
 #: option -> what it is, and a value other than the default
@@ -144,10 +144,14 @@ OPTIONS = {
     "feed_x": ("whether the NRU's heads see the input (default no, the code)", True),
     "p_detach": ("h-detach: probability of blocking (default 0.25)", 0.6),
     "coin": ("h-detach: one coin a row for the whole 'batch' (default) or for each 'sample'", "sample"),
+    "detach_until": ("h-detach: fraction of the training from which on it is off (default 1: never)", 0.5),
     "zoneout_c": ("probability of keeping a unit's memory (default 0.5)", 0.3),
     "zoneout_h": ("probability of keeping a unit's output (default 0.05)", 0.4),
     "open_fraction": ("share of its period that a phased unit is open (default 0.05)", 0.5),
     "threshold": ("time gate in evaluation: below this openness a unit is not computed (default 0)", 0.3),
+    "sigma_start": ("Gaussian time gate: factor on sigma when training starts (default 1)", 0.5),
+    "sigma_end": ("Gaussian time gate: factor on sigma from sigma_until on (default 1)", 2.0),
+    "sigma_until": ("Gaussian time gate: fraction of the training in which that factor moves (default 1)", 0.5),
     "layers": ("equal layers, each reading the one below (default 1; indrnn and stacked-lstm 2; dilated-* 4)", 3),
 }
 #: topology -> widths that `matching_hidden_size` considers are multiples of this, so that heads, slots and chunks stay as
