@@ -26,12 +26,11 @@ from agents.session import check_like
 from agents.trainer import Schedule, Trainer
 from configs.errors import ConfigError
 from configs.load import diff_configs, from_resolved
-from configs.schema import Config, DecoderConfig
+from configs.schema import HIDDEN_SIZE, Config, DecoderConfig
 from envs import make as make_env_by_name
 from envs.env import Stream
 from memory_cells import VARIANTS, make_core
-from memory_cells.variants import OPTIONS
-from memory_cells.wrappers import TimeGate
+from memory_cells.variants import OPTIONS, matching_hidden_size
 
 KNOWN_CELLS = tuple(VARIANTS)
 
@@ -90,7 +89,10 @@ def make_agent(config: Config, env: Stream) -> Agent:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            core = make_core(c.name, a.embedding_size, c.hidden_size, horizon=horizon, **options)
+            width = HIDDEN_SIZE if c.hidden_size is None else c.hidden_size
+            if c.match_parameters is not None:
+                width = matching_hidden_size(c.name, a.embedding_size, c.match_parameters, horizon=horizon, **options)
+            core = make_core(c.name, a.embedding_size, width, horizon=horizon, **options)
         except ValueError as error:
             hint = "" if horizon is not None or "horizon" not in str(error) else "; give cell.horizon"
             raise ConfigError(f"cell: {error}{hint}") from error
@@ -119,7 +121,7 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     torch.manual_seed(config.seed)  # the default generator too: it starts differently in every process, and is saved
     env = make_env(config, t.num_envs, device, seed=config.seed)
     agent = make_agent(config, env)
-    if a.budget_cost and not isinstance(agent.core, TimeGate):
+    if a.budget_cost and not agent.core.time_gates(agent.initial_state(1)):
         gated = ", ".join(name for name, row in VARIANTS.items() if "threshold" in row.options)
         raise ConfigError(f"agent.budget_cost={a.budget_cost} needs a cell with a time gate ({gated}); "
                           f"cell={config.cell.name} has none")  # fmt: skip
@@ -202,7 +204,7 @@ def load_agent(run_dir: Path, config: Config, env: Stream) -> tuple[Agent, dict[
         own = agent.state_dict()
         check_like(state["agent"], dict(own), "agent")
         # a threshold is for evaluation only, so the config's counts and not the one that was saved
-        agent.load_state_dict(state["agent"] | {k: v for k, v in own.items() if k == "core.threshold"})
+        agent.load_state_dict(state["agent"] | {k: v for k, v in own.items() if k.endswith(".threshold")})
         where = {name: state[name] for name in ("step", "update")}
         check_like(where, {"step": 0, "update": 0}, "trainer")
         return agent, where

@@ -110,20 +110,21 @@ def _bootstrap(values: np.ndarray) -> list[float]:
 
 
 def computation(agent: Agent, lengths: Tensor) -> dict[str, Any]:
-    """What a time gate had the core compute in episodes of these lengths, (N,) int64, at the rows that were acted on:
-    executed multiply-adds of its matrix products, all there were, and the share of unit updates made. Else {}.
+    """What its time gates had the core compute in episodes of these lengths, (N,) int64, at the rows that were acted on:
+    executed multiply-adds of its matrix products, all there were, and the share of unit updates made. {} for a core without.
 
     A time gate looks at nothing but the row's number in its episode, so the lengths are all it takes.
     """
-    core = agent.core
-    if not isinstance(core, TimeGate):
+    gates = agent.core.time_gates(agent.initial_state(1))
+    if not gates:
         return {}
     times = torch.bincount(lengths)[1:].flip(0).cumsum(0).flip(0).unsqueeze(1)  # episodes that have a row 1, 2, ...
-    first, state = torch.arange(len(times)).unsqueeze(1) == 0, core.initial_state(1)
+    first, device = torch.arange(len(times)).unsqueeze(1) == 0, next(agent.parameters()).device
     with evaluating(agent):
-        counts = core.multiply_adds(first.to(state[0].device), state, times.to(state[0].device))
-    executed, total = (int(count) for count in counts)
-    return {"unit_updates": executed / total, "multiply_adds": executed, "multiply_adds_total": total}
+        counts = [gate.multiply_adds(first.to(device), state, times.to(device)) for gate, state in gates]
+    executed, total = ([int(n) for n in each] for each in zip(*counts, strict=True))
+    share = sum(part / whole for part, whole in zip(executed, total, strict=True)) / len(gates)
+    return {"unit_updates": share, "multiply_adds": sum(executed), "multiply_adds_total": sum(total)}
 
 
 def row_seconds(agent: Agent, rows: int) -> dict[str, float]:

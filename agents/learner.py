@@ -15,7 +15,7 @@ from agents.rollout import Rollout
 from envs.env import Step
 from memory_cells.cells import State
 from memory_cells.constrained import constrain
-from memory_cells.wrappers import TimeGate, set_progress
+from memory_cells.wrappers import set_progress
 
 
 class NonFiniteError(RuntimeError):
@@ -164,11 +164,11 @@ class Learner:
         }
         scales = {"policy": 1.0, "value": s.value_cost, "exploration": self.entropy_cost, "logit": s.logit_cost}
         log = {}
-        if isinstance(core := self.agent.core, TimeGate):
-            where = rollout.rows.first, self._start_state(rollout)
-            openness, updates = (of(*where)[s.burn_in : -1] for of in (core.budget, core.unit_updates))
-            terms["budget"], scales["budget"] = losses.masked_mean(openness, valid), s.budget_cost
-            log["unit_updates"] = losses.masked_mean(updates, valid)
+        if gates := self.agent.core.time_gates(self._start_state(rollout)):
+            mean = lambda rows: losses.masked_mean(torch.stack(rows).mean(0)[s.burn_in : -1], valid)  # noqa: E731
+            terms["budget"] = mean([gate.budget(rollout.rows.first, state) for gate, state in gates])
+            log["unit_updates"] = mean([gate.unit_updates(rollout.rows.first, state) for gate, state in gates])
+            scales["budget"] = s.budget_cost
         if self.auxiliary:
             terms["auxiliary"], found = self.auxiliary.loss(
                 self.agent, rollout, self._start_state(rollout), self.positions

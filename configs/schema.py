@@ -21,12 +21,21 @@ def leaf(default: Any, help: str, *, min: float | None = None, max: float | None
     return field(default=default, metadata=metadata)
 
 
+#: what `cell.hidden_size: null` means unless `cell.match_parameters` says otherwise
+HIDDEN_SIZE = 128
+
+
 @dataclass(frozen=True)
 class CellConfig:
     """The recurrent core. None means: what the named cell does by itself."""
 
     name: str = leaf("ur-lstm", "chosen by cell=NAME")
-    hidden_size: int = leaf(128, "width of the recurrent state", min=1, max=65536)
+    hidden_size: int | None = leaf(None, f"width of the state and of every layer; null: {HIDDEN_SIZE}, or what "
+                                         "cell.match_parameters picks", min=1, max=65536)
+    match_parameters: int | None = leaf(None, "in place of a width: the one at which the core has as nearly so many "
+                                              "trainable parameters as it can", min=1, max=10**10)
+    layers: int | None = leaf(None, "equal layers, each reading the one below; null: 1 (indrnn, stacked-lstm 2; dilated-* 4)",
+                              min=1, max=64)
     horizon: float | None = leaf(None, "T_max of the chrono initialisation, env steps; null: the episode's length",
                                     min=2)
     bias: float | None = leaf(None, "forget-gate bias of cells with constant initialisation", min=-100, max=100)

@@ -38,7 +38,7 @@ class EnvRow(NamedTuple):
     ids: dict[str, dict[str, Any]] = {}
 
 
-_PHASES = {"explore_length": 9, "distractor_length": 3, "reward_length": 9, "apples": 0}
+_PHASES = {"explore_length": 10, "distractor_length": 3, "reward_length": 9, "apples": 0}
 _HUNG = {"distractor_length": 90, "apple_reward_high": 10.0, "final_reward": 10.0}
 
 ENVS: dict[str, EnvRow] = {

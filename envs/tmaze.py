@@ -220,8 +220,8 @@ class BakkerTMaze(Corridor):
     into a wall (up and down in the corridor, left at the start, right at the junction), else 0. `step_limit` steps
     truncate; a turn on the last of them terminates.
     Success: turned into the right arm.
-    The rewards and codes are the common reading (POBAX, AGaLiTe share the codes); Bakker's text was not available, and
-    he trained with per-step noise variants that this class does not have.
+    The rewards and codes are the common reading (POBAX, AGaLiTe share the codes); Bakker's text was not available. His
+    noisy variant is `envs.NoisyTMaze`.
 
     Spec sheet (L corridor_length)
       m = L                  cue on row 0, turn chosen on row L

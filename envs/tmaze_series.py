@@ -65,6 +65,8 @@ class Series(Env):
             new[:, :-1] += p[:, 1:] / 3
             new[1:] += np.outer(there[:-1] * (1 / 3 if ends else 1.0), lengths)
             p = new
+            if p.sum() < 1e-15:
+                break
         return float(total)
 
 
@@ -222,6 +224,7 @@ class RewriteTMaze(Series):
         rows = slice(None) if index is None else list(index)
         x, corridor, t, length, turn = (field.cpu().numpy()[rows] for field in self.state)
         here = np.minimum(corridor, self.corridors - 1)[:, None] == np.arange(self.corridors)
+        # on the very last step a wrong turn and an arrival at the junction look alike: not marked
         wrong = self.ended.cpu().numpy()[rows] & (x == length) & (corridor < self.corridors) & (t < self.step_limit)
         results = (np.arange(self.corridors) < corridor[:, None]) - (here & wrong[:, None]).astype(np.int64)
         cue = 2 * turn - 3
@@ -320,7 +323,7 @@ class MultiCueTMaze(Series):
         return new, reward, done, t >= self.step_limit
 
     def observe(self, state: MultiCueState) -> Tensor:
-        bit = state.cues >> state.t & 1
+        bit = state.cues >> state.t & 1  # of no meaning once t >= K
         return torch.stack((self.at_junction(state), (2 * bit - 1) * (state.t < self.cues)), -1).to(torch.float32)
 
     def success(self, state: MultiCueState) -> Tensor:

@@ -75,8 +75,7 @@ class _Match(ThreePhases):
         self._paint = self._table(paint).to(torch.int32)
         self._starts, self._marks = self._table(self.areas[0].starts), self._table(self.areas[0].marks)
         self._orders, self._goals = self._table(range(len(ORDERS))), self._table(range(3))
-        reach = rooms.directions(rooms.CHOICE.walls, rooms.CHOICE.marks, avoid=True)
-        self._reach = self._table(reach)
+        self._reach = self._table(rooms.directions(rooms.CHOICE.walls, rooms.CHOICE.marks, avoid=True))
 
     def spawn(self) -> MatchState:
         ripe, worth = self._fresh_orchard()
@@ -84,12 +83,11 @@ class _Match(ThreePhases):
         return MatchState(cell, self._zero, ripe, worth, sign, order, goal, self._zero + NOTHING)
 
     def act(self, state: MatchState, action: Tensor) -> tuple[MatchState, Tensor, Tensor, Tensor]:
-        at, moved, t, standing = self._walk(state, self._at(state), action)
-        reward, ripe = self._eat(state, standing)
+        at, reward, walked = self._walk(state, self._at(state), action)
         touched = torch.where(state.touched == NOTHING, self._object_of.index_select(0, at), state.touched)
         right = (touched == state.goal) & (state.touched == NOTHING)
-        new = state._replace(cell=self._arrive(moved, t), t=t, ripe=ripe, touched=touched)
-        return new, reward + right * self.final_reward, t >= self.episode_length, self._never
+        new = state._replace(**walked, touched=touched)
+        return new, reward + right * self.final_reward, new.t >= self.episode_length, self._never
 
     def _colour(self, state: MatchState) -> Tensor:
         """(B, 1) int64: the code of the right colour."""
@@ -131,7 +129,7 @@ class _Match(ThreePhases):
         best, random = self._figures(touch / 3)
         return Spec(
             memory_length=0 if twin else self.distractor_length + 4,
-            credit_length=6 if twin else credit,
+            credit_length=5 if twin else credit,
             r_oracle=best,
             r_star=best,
             r0_memory=None if twin or best is None else best / 3,
@@ -151,7 +149,8 @@ class PassiveMatch(_Match):
       m = D + 4                 The colour is last seen on the row before D begins. In phase 3 the quickest way looks at
                                 the middle object on its row 2 and at the left (or right) one on row 3; there the colour
                                 is needed for the last time.
-      c = 6                     with any discount below 1: on that row, six steps from the object on the other side
+      c = 5                     with any discount below 1: on row 2 of phase 3, if the middle object is wrong, the next one
+                                is five steps away
       R_oracle = R* = final     every object can be looked at and reached in 9 steps, in the worst order
       R0_memory = final / 3     what a memoryless agent does in phase 3 does not depend on the right colour
       R0_memory_last = R*       The last action carries the colour: code it by the action in phase 1, repeat that action
@@ -167,7 +166,7 @@ class PassiveMatch(_Match):
     least_explore = 1
 
     def describe(self) -> Spec:
-        return self._sheet(6, None)
+        return self._sheet(5, None)
 
 
 class ActiveMatch(_Match):
@@ -180,17 +179,19 @@ class ActiveMatch(_Match):
                                 often as for one that looked; only at the next object, 9 steps after the look plus D, is
                                 there a difference. Until that chance nothing is lost, so in the strict sense of Ni et
                                 al. (every optimal policy) no action of phase 1 matters unless time is short.
-      R_oracle = R* = final     all walls can be seen in 8 moves, in the worst case
-      R0_memory = final / 3     as PassiveMatch;  R0_memory_last = R*: as PassiveMatch, with a round through the two rooms
+      R_oracle = R* = final     a round through both rooms shows all walls in 8 moves at most
+      R0_memory = final / 3     as PassiveMatch
+      R0_memory_last = R*       as PassiveMatch: that round until the colour is seen, then to a near wall on the side that
+                                codes it, and bump into it; always in time if explore_length >= 10
       R0_credit = final (1/3 + 2/3 P(seen)): random in phase 1, so that the colour is seen by chance (exact), else as good
                                 as can be
       R_random                  as PassiveMatch
       max_rows = T + 1, chance = 1/3
-    Cue-visible twin: m = 0, c = 6, R* = final; nothing in phase 1 matters.
+    Cue-visible twin: m = 0, c = 5, R* = final; nothing in phase 1 matters.
     """
 
     areas = (rooms.TWO_ROOMS, rooms.ORCHARD, rooms.CHOICE)
-    least_explore = 9
+    least_explore = 10
 
     def describe(self) -> Spec:
         room, window = rooms.TWO_ROOMS, rooms.windows()
@@ -236,8 +237,7 @@ class KeyToDoor(ThreePhases):
         self._doorway = 3 * rooms.CELLS + door
         self._starts, self._keys = self._table(room.starts), self._table(room.marks)
         self._fetch = self._table(rooms.directions(room.walls, tuple(range(rooms.CELLS))))
-        leave = rooms.directions(rooms.DOOR_OPEN.walls, (door,))[:, 0]
-        self._leave = self._table(leave)
+        self._leave = self._table(rooms.directions(rooms.DOOR_OPEN.walls, (door,))[:, 0])
 
     def spawn(self) -> KeyState:
         ripe, worth = self._fresh_orchard()
@@ -249,15 +249,12 @@ class KeyToDoor(ThreePhases):
         return (area + ((area == 2) & (state.picked >= 0))) * rooms.CELLS + state.cell
 
     def act(self, state: KeyState, action: Tensor) -> tuple[KeyState, Tensor, Tensor, Tensor]:
-        at, moved, t, standing = self._walk(state, self._at(state), action)
-        reward, ripe = self._eat(state, standing)
+        at, reward, walked = self._walk(state, self._at(state), action)
         picks = (at == state.key) & (state.picked < 0)  # in phase 1 `at` is the cell
-        picked = torch.where(picks, t, state.picked)
         opens = (at == self._doorway) > state.opened
-        new = state._replace(
-            cell=self._arrive(moved, t), t=t, ripe=ripe, picked=picked, opened=state.opened | opens
-        )  # fmt: skip
-        return new, reward + opens * self.final_reward, t >= self.episode_length, self._never
+        picked = torch.where(picks, walked["t"], state.picked)
+        new = state._replace(**walked, picked=picked, opened=state.opened | opens)
+        return new, reward + opens * self.final_reward, new.t >= self.episode_length, self._never
 
     def observe(self, state: KeyState) -> Tensor:
         at = self._at(state)

@@ -41,10 +41,10 @@ class ThreePhases(Env):
     Returns are the sum of the final reward (of phase 3) and the apples. The best that can be made of the apples is an
     orienteering problem that nobody solved, so with apples > 0 the figures that contain it (R_oracle, R*, R0_memory,
     R0_credit) are None and there is no normalised score; `success` and `chance` speak of the final reward alone and
-    always apply. With apples = 0 every figure is exact. m, c: those of the final reward.
+    always apply. With apples = 0 (or D = 0) every figure is exact. m, c: those of the final reward.
 
     Args:
-        explore_length, reward_length: steps of phases 1 and 3; the least for which the optimum can be reached always.
+        explore_length, reward_length: steps of phases 1 and 3, at least as many as the figures need.
         distractor_length: D >= 0.
         apples: 0..22.
         apple_reward: finite; apple_reward_high: finite or None.
@@ -123,9 +123,8 @@ class ThreePhases(Env):
         self._baskets = torch.from_numpy(rooms.apple_sets(self.apples)).to(self.device)
         self._bits = torch.arange(rooms.DISTRICT + 1, dtype=torch.int32, device=self.device)
         self._worth = torch.tensor([self.apple_reward, self.apple_reward_high], device=self.device)
-        towards = rooms.directions(rooms.ORCHARD.walls, rooms.ORCHARD.marks)
+        self._pick = self._table(rooms.directions(rooms.ORCHARD.walls, rooms.ORCHARD.marks))
         away = rooms.distances(rooms.ORCHARD.walls)[:, list(rooms.ORCHARD.marks)]
-        self._pick = self._table(towards)
         self._away = self._table(np.where(away == 0, 2, away))
         self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
@@ -147,26 +146,19 @@ class ThreePhases(Env):
     def _at(self, state: Any) -> Tensor:
         return self._area_of.index_select(0, state.t) * rooms.CELLS + state.cell
 
-    def _walk(self, state: Any, at: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The cell walked to, seen as part of the room that was walked in (as `at`); (cell, t, ripe) of the new row."""
+    def _walk(self, state: Any, at: Tensor, action: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What is the same in the three tasks: `at` after the move, still in the old room; the reward of apples; and
+        `cell`, `t` and `ripe` of the new row."""
         moved = self._moves.index_select(0, at * 4 + action)
-        t = state.t + 1
-        at = at - state.cell + moved
-        return at, moved, t, self._standing.index_select(0, at)
-
-    def _eat(self, state: Any, standing: Tensor) -> tuple[Tensor, Tensor]:
-        """The reward of apples and the new `ripe`."""
-        eaten = standing & (state.ripe <= state.t.unsqueeze(1))
-        ripe = torch.where(eaten, (state.t + RESPAWN + 2).unsqueeze(1), state.ripe)
-        return eaten.any(1) * state.worth, ripe
-
-    def _arrive(self, moved: Tensor, t: Tensor) -> Tensor:
-        """The cell on row t: where the next phase begins, if one does."""
+        at, t = at - state.cell + moved, state.t + 1
+        eaten = self._standing.index_select(0, at) & (state.ripe <= state.t.unsqueeze(1))
+        ripe = torch.where(eaten, (t + RESPAWN + 1).unsqueeze(1), state.ripe)
         entry = self._entry.index_select(0, t)
-        return torch.where(entry >= 0, entry, moved)
+        cell = torch.where(entry >= 0, entry, moved)
+        return at, eaten.any(1) * state.worth, {"cell": cell, "t": t, "ripe": ripe}
 
     def _codes(self, state: Any, at: Tensor) -> Tensor:
-        """(B, 25) int64: what the window shows of the rooms and the apples, as rows of PALETTE."""
+        """(B, 25) int32: what the window shows of the rooms and the apples, as rows of PALETTE."""
         seen = state.ripe.gather(1, self._places.index_select(0, at)) <= state.t.unsqueeze(1)
         return torch.add(self._views.index_select(0, at), seen, alpha=APPLE)  # on floor, which is 0
 
@@ -175,7 +167,7 @@ class ThreePhases(Env):
 
     def reveal(self, state: Any, obs: Tensor) -> Tensor:
         """The cue as the colour of the middle pixel."""
-        obs[:, 2, 2] = (self.cue(state) * 255).to(torch.uint8)
+        obs[:, 2, 2] = (self.cue(state) * 255).round().to(torch.uint8)
         return obs
 
     def _pick_apples(self, state: Any) -> Tensor:
@@ -186,11 +178,11 @@ class ThreePhases(Env):
 
     def _figures(self, found: float) -> tuple[float | None, float]:
         """R_oracle (None with apples), and the random return where phase 3 has `found` of its reward."""
-        apples = 0.0
-        if self.apples:
+        random, busy = found * self.final_reward, self.apples and self.distractor_length
+        if busy:
             share = self.apples / rooms.DISTRICT * (self.apple_reward + self.apple_reward_high) / 2
-            apples = share * rooms.random_apples(self.distractor_length, RESPAWN + 1)
-        return (None if self.apples else self.final_reward), found * self.final_reward + apples
+            random += share * rooms.random_apples(self.distractor_length, RESPAWN + 1)
+        return (None if busy else self.final_reward), random
 
     @abstractmethod
     def depict(self, state: Any, area: int) -> tuple[list[Thing], tuple[str, str], bool | None]:

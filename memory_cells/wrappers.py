@@ -242,6 +242,9 @@ class TimeGate(Wrapper):
         inner = self.inner.initial_state(batch)
         return (*inner, inner[0].new_zeros(batch, 1))
 
+    def time_gates(self, state: State) -> list[tuple[Cell, State]]:
+        return [(self, state)]
+
     def open(self, t: Tensor) -> Tensor:
         """k (B, H) at clock t (B, 1)."""
         return self.openness(t, True) if self.training else self._evaluated(t)

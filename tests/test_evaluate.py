@@ -16,10 +16,11 @@ import evaluate_agent
 import train_agent
 from agents.agent import Agent
 from agents.encoders import VectorEncoder
-from agents.evaluate import Episodes, evaluate, play, summarise
+from agents.evaluate import Episodes, computation, evaluate, play, summarise
 from configs.load import load_config
 from envs.env import Env, Spec
 from memory_cells import make_core
+from memory_cells.multi import Stacked
 
 TINY = [
     "smoke", "device=cpu", "train.threads=1", "cell.hidden_size=8", "agent.embedding_size=8", "train.num_envs=8",
@@ -322,8 +323,21 @@ def test_the_report_counts_what_a_threshold_saves(gated, capsys):
     rows = sum(int(a.sum()) for a in acted)
     products = 4 * (8 + 8)  # of a unit: four blocks on eight inputs and eight outputs
     assert rows == played["mean_length"] * 11 and 0 < units < rows * 8
-    assert report["greedy"] == played | {"unit_updates": units / (rows * 8), "multiply_adds": units * products,
-                                         "multiply_adds_total": rows * 8 * products}  # fmt: skip
+    want = played | {"unit_updates": units / (rows * 8), "multiply_adds": units * products,
+                     "multiply_adds_total": rows * 8 * products}  # fmt: skip
+    assert {name: report["greedy"][name] for name in want} == want
+
+
+def test_layers_are_summed():
+    torch.manual_seed(0)
+    cores = [make_core("g-lstm", size, 8, horizon=10, threshold=t) for size, t in ((3, 0.3), (8, 0.7))]
+    each = [computation(Agent(VectorEncoder((2,), 0, 8), 2, core), torch.tensor([4, 1, 9])) for core in cores]
+    both = computation(Agent(VectorEncoder((2,), 0, 8), 2, Stacked(cores)), torch.tensor([4, 1, 9]))
+    assert [one["multiply_adds_total"] for one in each] == [14 * 8 * 4 * (size + 8) for size in (3, 8)]
+    assert 0 < each[1]["unit_updates"] < each[0]["unit_updates"] < 1
+    for name, found in both.items():
+        assert found == pytest.approx(sum(one[name] for one in each) / (2 if name == "unit_updates" else 1))
+    assert computation(make_agent(), torch.tensor([4])) == {}
 
 
 def test_a_threshold_of_the_command_line_counts_and_not_the_saved_one(gated, capsys):

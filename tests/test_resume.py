@@ -329,9 +329,7 @@ def step_of(run: Path) -> int:
 
 
 def await_step(process: subprocess.Popen, run: Path, step: int) -> None:
-    began = time.monotonic()
-    while step_of(run) < step and process.poll() is None:
-        assert time.monotonic() - began < 120
+    while step_of(run) < step and process.poll() is None:  # a hang is for the test's own timeout to end
         time.sleep(0.001)
 
 

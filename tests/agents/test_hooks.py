@@ -130,17 +130,22 @@ def by_hand(core, rollout, valid, clock, skip=0):
     return sum(k) / len(k), sum(x >= threshold for x in k) / len(k)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("changes", [{}, {"burn_in": 5}, {"start_state": "zero"}])
-def test_the_budget_is_the_mean_openness_of_rows_that_are_acted_on(changes):
-    agent = make_agent(g_lstm(threshold=0.4))
+def test_the_budget_is_the_mean_openness_of_rows_that_are_acted_on(changes, layers):
+    cores = [g_lstm(threshold=0.4) for _ in range(layers)]
+    agent = make_agent(Stacked(cores) if layers > 1 else cores[0])
     with torch.no_grad():
-        agent.core.openness.sigma.uniform_(0.1, 0.4)
+        for core in cores:
+            core.openness.sigma.uniform_(0.1, 0.4)
     learner, (rollout, _) = make_learner(agent, budget_cost=0.3, **changes), rollout_of(agent)
     valid = transitions(rollout, False)
     terms, scales, log = learner.losses(rollout, valid)
     clock = [0.0] * B if "start_state" in changes else rollout.state[-1][:, 0].tolist()
-    assert any(rollout.state[-1] > 0)
-    openness, updates = by_hand(agent.core, rollout, valid, clock, changes.get("burn_in", 0))
+    clocks = rollout.state[2::3]  # behind every layer's h and c
+    assert len(clocks) == layers and (clocks[0] > 0).any() and all(torch.equal(clocks[0], other) for other in clocks)
+    each = [by_hand(core, rollout, valid, clock, changes.get("burn_in", 0)) for core in cores]
+    openness, updates = (sum(shares) / layers for shares in zip(*each, strict=True))
     assert terms.keys() == scales.keys() and scales["budget"] == 0.3
     assert terms["budget"].item() == pytest.approx(openness, rel=1e-5)
     assert log["unit_updates"].item() == pytest.approx(updates) and 0.05 < updates < 0.95

@@ -12,7 +12,7 @@ import envs
 B = 8
 
 
-def follow(env, episode, step, steps=250, forward=0.5):
+def follow(env, episode, step, steps=150, forward=0.5):
     """Random actions, with extra weight on 0, through `env` and its slow twins, row by row.
 
     `episode(i)` is a new twin of environment i, whose fresh state is in `env.state`; `step(i, twin, action, row)` moves
@@ -49,7 +49,7 @@ def goal(env, i):
     return 1 if env.state.goal[i] == env.junction + 1 else -1
 
 
-@pytest.mark.parametrize(("L", "limit"), [(1, 2), (2, 9), (4, 12), (12, None)])
+@pytest.mark.parametrize(("L", "limit"), [(1, 2), (2, 9), (4, None)])
 @pytest.mark.parametrize(("D", "sigma", "slip"), [(0, 0, 0), (3, 0.5, 0.3), (1, 1, 0.9)])
 def test_noisy(L, limit, D, sigma, slip):
     env = envs.make("tmaze_noisy", B, corridor_length=L, distractors=D, sigma=sigma, slip=slip, step_limit=limit)
@@ -182,7 +182,7 @@ def test_rewrite(l, K, shortest, wrong, limit, position):
         obs = (*twin.obs, twin.x / l) if position else twin.obs
         return reward, terminated, truncated, obs, twin.passed == K
 
-    wins = [follow(env, episode, step, 400, forward) for forward in (0.1, 0.6)]
+    wins = [follow(env, episode, step, 200, forward) for forward in (0.1, 0.6)]
     assert env.step_limit == (limit or 6 * K * (l + 1))
     assert K > 2 or l > 2 or sum(w for w, _ in wins) > 0
     assert lengths == set(range(shortest or l, l + 1))
@@ -221,7 +221,7 @@ def test_multicue(l, K, limit):
             assert env.cue(env.state)[i].item() == twin.cues[len(twin.turns)]
         return reward, terminated, truncated, twin.obs, twin.won
 
-    found = [follow(env, episode, step, 400, forward) for forward in (0.1, 0.6)]
+    found = [follow(env, episode, step, 200, forward) for forward in (0.1, 0.6)]
     assert limit is None or sum(cut for _, cut in found) > 0
     assert K > 3 or sum(wins for wins, _ in found) > 0
 

@@ -109,6 +109,31 @@ def test_a_choice_at_once_needs_credit_alone():
     assert Tabular(env).search(starts=8, steps=20, sweeps=1) == pytest.approx(1)
 
 
+@pytest.mark.parametrize(("L", "D"), [(0, 2), (2, 1), (2, 0)])
+def test_without_credit_the_choice_is_even(L, D):
+    """No return over fewer than D + 1 steps tells one arm from the other: walking on and either arm is all that is learned."""
+    env = envs.make(delayed, 64, corridor_length=L, delay=D)
+    table = Tabular(env)
+    even = torch.zeros(1, len(table.contexts), 4, dtype=torch.float64)
+    for seen, k in table.contexts.items():
+        even[0, k, [1, 3] if seen[0] == 1 or L == 0 else 0] = 1
+    even /= even.sum(-1, keepdim=True)
+    assert table.value(even).item() == pytest.approx(0.5)
+    assert env.spec.r0_credit == (0.5 if D else None)  # with D = 0 the choice's own reward tells
+
+
+def test_random_returns_in_closed_form():
+    """With time enough: a corridor of length l wastes 2 l steps, and a turn is right once in three."""
+    l, K = 6, 4
+    once = -1 / 3 - 2 * l * 0.05
+    made = envs.make(multicue, 1, corridor_length=l, cues=K, step_cost=0.05, step_limit=5000)
+    assert made.spec.r_random == pytest.approx(K * once, abs=1e-10)
+    made = envs.make(rewrite, 1, corridor_length=l, corridors=K, step_cost=0.05, step_limit=5000)
+    assert made.spec.r_random == pytest.approx(sum(once / 3**k for k in range(K)), abs=1e-10)
+    made = envs.make(rewrite, 1, corridor_length=l + 2, min_length=l - 2, corridors=K, step_cost=0.05, step_limit=5000)
+    assert made.spec.r_random == pytest.approx(sum(once / 3**k for k in range(K)), abs=1e-10)
+
+
 class Script:
     """A policy with memory that sees the observation only: for B environments, what they remember, and for how long."""
 
