@@ -34,7 +34,8 @@ def views(env, rng, count):
         if terminated or truncated:
             env.reset()
         elif rng.random() < 0.1:  # somewhere else: rooms that random play does not reach
-            free = [(x, y) for x in range(env.width) for y in range(env.height) if env.grid.get(x, y) is None]
+            inner = itertools.product(range(1, env.width - 1), range(1, env.height - 1))
+            free = [place for place in inner if env.grid.get(*place) is None]
             env.agent_pos, env.agent_dir = free[rng.integers(len(free))], int(rng.integers(4))
 
 
