@@ -29,6 +29,9 @@ def views(env, rng, count):
     odds = np.array([1, 1, 4, 1, 0.5, 3, 0.1][: env.action_space.n])
     for _ in range(count):
         env.agent_view_size = int(rng.choice(SIZES))
+        x, y = env.front_pos
+        if not (0 <= x < env.width and 0 <= y < env.height):  # MultiRoom has no outer wall, and minigrid would raise
+            env.agent_dir = (env.agent_dir + 2) % 4
         obs, _, terminated, truncated, _ = env.step(int(rng.choice(len(odds), p=odds / odds.sum())))
         yield env.agent_view_size, inject([env]), obs["image"]
         if terminated or truncated:
