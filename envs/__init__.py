@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from envs.env import NO_ACTION, Env, Spec, Step
+from envs.minigrid_memory import MiniGridMemory, MiniGridMemoryLong
 from envs.tmaze import BakkerTMaze, TMaze, TMazeState
 
 __all__ = ["ENVS", "NO_ACTION", "BakkerTMaze", "Env", "EnvRow", "Spec", "Step", "TMaze", "TMazeState", "make"]
@@ -32,6 +33,11 @@ ENVS: dict[str, EnvRow] = {
     "tmaze_passive": EnvRow(TMaze, {"oracle_length": 0}, {}, {"corridor_length": 4}, {"TMaze": {"oracle_length": 0}}),
     "tmaze_active": EnvRow(TMaze, {}, {"oracle_length": 1}, {"corridor_length": 4}),
     "tmaze_bakker": EnvRow(BakkerTMaze, {}, {}, {"corridor_length": 4}, {"TMazeBakker": {}}),
+    "minigrid_memory": EnvRow(MiniGridMemory, {}, {}, {"size": "S7"}, {
+        f"MiniGrid-Memory{size}": {"size": size, "agent_view_size": 7, "actions": 7, "draws": "minigrid"}
+        for size in ("S7", "S9", "S11", "S13", "S13Random", "S17Random")
+    }),
+    "minigrid_memory_long": EnvRow(MiniGridMemoryLong, {}, {}, {"width": 8}, {"MiniGrid-MemoryLong": {}}),
 }
 
 
