@@ -346,8 +346,9 @@ class MiniGridMemory(_Memory):
             raise ValueError(f"size must be S and an odd number >= 7, with or without Random (S13, S17Random), got {size!r}")
         self.size = size
         ends = tuple(range(4, cells - 2)) if match[2] else (cells - 3,)
-        super().__init__(num_envs, device, seed, cue_visible, (cells, cells), ends, max_steps or 5 * cells**2,
-                         agent_view_size, actions, path, draws)  # fmt: skip
+        max_steps = 5 * cells**2 if max_steps is None else max_steps
+        super().__init__(num_envs, device, seed, cue_visible, (cells, cells), ends, max_steps, agent_view_size, actions,
+                         path, draws)  # fmt: skip
 
 
 class MiniGridMemoryLong(_Memory):
@@ -390,5 +391,6 @@ class MiniGridMemoryLong(_Memory):
         self.width = at_least("width", width, 7)
         if start not in ("scattered", "first"):
             raise ValueError(f"start must be 'scattered' or 'first', got {start!r}")
-        super().__init__(num_envs, device, seed, cue_visible, (7, self.width), (self.width - 3,),
-                         max_steps or 8 * self.width, agent_view_size, actions, path, draws, start == "scattered")  # fmt: skip
+        max_steps = 8 * self.width if max_steps is None else max_steps
+        super().__init__(num_envs, device, seed, cue_visible, (7, self.width), (self.width - 3,), max_steps,
+                         agent_view_size, actions, path, draws, scattered=start == "scattered")  # fmt: skip
