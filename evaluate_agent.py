@@ -2,8 +2,10 @@
 
     python evaluate_agent.py RUN [--episodes N] [--lengths 50,100,200] [--json] [key=value ...]
 
---lengths evaluates once per corridor length; --json prints one JSON object on standard output and nothing else;
-key=value changes the environment or the evaluation (env.corridor_length=100, evaluate.seed=7, device=cpu).
+--lengths evaluates once per length (of a T-maze: its corridor); --json prints one JSON object on standard output and
+nothing else; key=value changes the environment or the evaluation (env.corridor_length=100, evaluate.seed=7, device=cpu),
+and of a cell with a time gate the openness below which a unit is not computed (cell.threshold=0.05). For such a cell the
+report has the multiply-adds executed and in all, the share of unit updates made, and measured seconds for one row.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ from pathlib import Path
 
 import build  # sets the environment that torch is imported in, so it comes first
 from agents.checkpoint import CheckpointError
+from agents.evaluate import row_seconds
 from agents.runlog import RunError, check_run
 from configs.errors import ConfigError
+from envs.group import EnvError
 
-#: what an evaluation may change
-CHANGEABLE = ("env.", "evaluate.", "device", "train.threads", "cell.path")
+#: what an evaluation may change: of the cell, what training does not see and no parameter depends on
+CHANGEABLE = ("env.", "evaluate.", "device", "train.threads", "cell.path", "cell.threshold")
+#: rows that are timed
+TIMED = 256
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +59,10 @@ def evaluate(run_dir: Path, tokens: list[str]) -> dict:
     device = build.set_up_torch(config)
     env = build.make_env(config, 1, device, seed=0)
     agent, where = build.load_agent(run_dir, config, env)
-    return build.evaluate_agent(config, agent, device) | where
+    report = build.evaluate_agent(config, agent, device) | where
+    if seconds := row_seconds(agent, min(round(report["greedy"]["mean_length"]), TIMED)):
+        report["row_seconds"] = seconds
+    return report
 
 
 def main(argv: list[str]) -> int:
@@ -64,13 +73,16 @@ def main(argv: list[str]) -> int:
             report = evaluate(options.run, tokens)
             print(json.dumps(report) if options.json else build.report_line(report))
             return 0
-        reports = {n: evaluate(options.run, [*tokens, f"env.corridor_length={n}"]) for n in options.lengths}
+        env = build.run_config(options.run, tokens, CHANGEABLE).env
+        if env.length_key is None:
+            raise ConfigError(f"--lengths: env={env.name} has no length to vary")
+        reports = {n: evaluate(options.run, [*tokens, f"env.{env.length_key}={n}"]) for n in options.lengths}
         if options.json:
             print(json.dumps({"lengths": reports}))
         for length, report in () if options.json else reports.items():
-            print(f"corridor {length}: {build.report_line(report)}")
+            print(f"{env.length_key.removesuffix('_length').replace('_', ' ')} {length}: {build.report_line(report)}")
         return 0
-    except (ConfigError, RunError, CheckpointError) as error:
+    except (ConfigError, RunError, CheckpointError, EnvError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -82,10 +82,12 @@ def write_text(path: Path, text: str) -> None:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_run_files(run_dir: Path, config_yaml: str, argv: Sequence[str]) -> None:
-    """Write `config.yaml` (the resolved settings) and `versions.json`. Raises RunError."""
+def write_run_files(run_dir: Path, config_yaml: str, argv: Sequence[str], exact_resume: bool = True) -> None:
+    """Write `config.yaml` (the resolved settings) and `versions.json`, in which stands too whether the run, if it is
+    stopped, can go on exactly. Raises RunError."""
     write_text(Path(run_dir) / "config.yaml", config_yaml)
-    write_text(Path(run_dir) / "versions.json", json.dumps(collect_versions(argv), indent=2) + "\n")
+    versions = collect_versions(argv) | {"exact_resume": exact_resume}
+    write_text(Path(run_dir) / "versions.json", json.dumps(versions, indent=2) + "\n")
 
 
 def collect_versions(argv: Sequence[str]) -> dict[str, Any]:
