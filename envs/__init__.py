@@ -13,6 +13,7 @@ from envs.chains import DiscountingChain, MemoryChain, UmbrellaChain
 from envs.control import CartPolePomdp, DelayedCatch
 from envs.copying import CopyDelay
 from envs.env import NO_ACTION, Env, Spec, Step
+from envs.minigrid_memory import MiniGridMemory, MiniGridMemoryLong
 from envs.state_tracking import StateTracking
 from envs.tmaze import BakkerTMaze, TMaze, TMazeState
 from envs.tmaze_delayed import DelayedChoice
@@ -70,6 +71,11 @@ ENVS: dict[str, EnvRow] = {
     "passive_match": EnvRow(PassiveMatch, {}, {}, {**_PHASES, "explore_length": 2}, {"PassiveMatch": {}}),
     "active_match": EnvRow(ActiveMatch, {}, _HUNG, _PHASES, {"ActiveMatch": _HUNG}),
     "key_to_door": EnvRow(KeyToDoor, {}, {"reward_length": 10}, _PHASES, {"KeyToDoor": {"reward_length": 10}}),
+    "minigrid_memory": EnvRow(MiniGridMemory, {}, {}, {"size": "S7"}, {
+        f"MiniGrid-Memory{size}": {"size": size, "agent_view_size": 7, "actions": 7, "draws": "minigrid"}
+        for size in ("S7", "S9", "S11", "S13", "S13Random", "S17Random")
+    }),
+    "minigrid_memory_long": EnvRow(MiniGridMemoryLong, {}, {}, {"width": 8}, {"MiniGrid-MemoryLong": {}}),
 }  # fmt: skip
 
 
