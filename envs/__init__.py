@@ -13,6 +13,7 @@ from envs.chains import DiscountingChain, MemoryChain, UmbrellaChain
 from envs.control import CartPolePomdp, DelayedCatch
 from envs.copying import CopyDelay
 from envs.env import NO_ACTION, Env, Spec, Step
+from envs.minigrid_control import DoorKey, Empty
 from envs.state_tracking import StateTracking
 from envs.tmaze import BakkerTMaze, TMaze, TMazeState
 from envs.tmaze_delayed import DelayedChoice
@@ -70,6 +71,8 @@ ENVS: dict[str, EnvRow] = {
     "passive_match": EnvRow(PassiveMatch, {}, {}, {**_PHASES, "explore_length": 2}, {"PassiveMatch": {}}),
     "active_match": EnvRow(ActiveMatch, {}, _HUNG, _PHASES, {"ActiveMatch": _HUNG}),
     "key_to_door": EnvRow(KeyToDoor, {}, {"reward_length": 10}, _PHASES, {"KeyToDoor": {"reward_length": 10}}),
+    "minigrid_empty": EnvRow(Empty, {}, {}, {"size": 5, "random_start": True, "max_steps": 30}),
+    "minigrid_doorkey": EnvRow(DoorKey, {}, {}, {"size": 5, "max_steps": 30}),
 }  # fmt: skip
 
 
