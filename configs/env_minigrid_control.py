@@ -11,7 +11,7 @@ class DoorKeyConfig(EnvConfig):
 
     name: str = leaf("minigrid_doorkey", "chosen by env=NAME")
     size: int = leaf(8, "cells on each side, walls included", min=5, max=25)
-    view_size: int = leaf(7, "cells on each side of what the agent sees: odd", min=3)
+    agent_view_size: int = leaf(7, "cells on each side of what the agent sees: odd", min=3)
     max_steps: int | None = leaf(None, "truncate an episode after this many steps; null: minigrid's own limit", min=1)
     cue_visible: bool = leaf(False, "the twin: the agent's own cell shows its direction")
 

@@ -42,7 +42,7 @@ from envs.minigrid_view import (
     code,
     pack,
 )
-from envs.minigrid_world import FORWARD, PICKUP, TOGGLE, GridWorld, kind, state
+from envs.minigrid_world import FORWARD, PICKUP, TOGGLE, GridWorld, kind
 
 Legs = tuple[Sequence[tuple[Field, int]], Tensor]
 
@@ -144,7 +144,7 @@ class Empty(Control):
         num_envs: int,
         size: int = 8,
         random_start: bool = False,
-        view_size: int = 7,
+        agent_view_size: int = 7,
         max_steps: int | None = None,
         device: str | torch.device = "cpu",
         seed: int = 0,
@@ -152,7 +152,7 @@ class Empty(Control):
     ) -> None:
         self.size, self.random_start = at_least("size", size, 4), bool(random_start)
         steps = 4 * size**2 if max_steps is None else max_steps
-        super().__init__(num_envs, size, size, steps, view_size, device, seed, cue_visible)
+        super().__init__(num_envs, size, size, steps, agent_view_size, device, seed, cue_visible)
 
     def prepare(self) -> None:
         super().prepare()
@@ -213,7 +213,7 @@ class DoorKey(Control):
         self,
         num_envs: int,
         size: int = 8,
-        view_size: int = 7,
+        agent_view_size: int = 7,
         max_steps: int | None = None,
         device: str | torch.device = "cpu",
         seed: int = 0,
@@ -221,7 +221,7 @@ class DoorKey(Control):
     ) -> None:
         self.size = at_least("size", size, 5)
         steps = 10 * size**2 if max_steps is None else max_steps
-        super().__init__(num_envs, size, size, steps, view_size, device, seed, cue_visible)
+        super().__init__(num_envs, size, size, steps, agent_view_size, device, seed, cue_visible)
 
     def prepare(self) -> None:
         super().prepare()

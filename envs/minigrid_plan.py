@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from envs.minigrid_view import CLOSED, DOOR, EMPTY, GOAL, KEY, LOCKED, ahead
-from envs.minigrid_world import DONE, FORWARD, LEFT, PICKUP, RIGHT, TOGGLE, kind, state
+from envs.minigrid_world import DONE, FORWARD, LEFT, PICKUP, RIGHT, TOGGLE, door_state, kind
 
 NEVER = float("inf")
 
@@ -30,7 +30,7 @@ def entering(cells: Tensor, closed: float = 2.0, locked: float = NEVER, key: Ten
 
     1 for empty cells, goals and open doors; `closed`, `locked`: doors, `key`: keys, broadcast; inf for all else.
     """
-    object, door = kind(cells), state(cells)
+    object, door = kind(cells), door_state(cells)
     cost = torch.full_like(cells, NEVER, dtype=torch.float32)
     cost = cost.masked_fill((cells == EMPTY) | (cells == GOAL) | (object == DOOR), 1.0)
     cost = torch.where((object == DOOR) & (door == CLOSED), closed, cost)
@@ -76,7 +76,7 @@ class Planner:
         front = self.ahead.index_select(0, pose)
         there = grid.flatten(1).gather(1, front.unsqueeze(1)).squeeze(1)
         object = kind(there)
-        shut = (object == DOOR) & (state(there) != 0)
+        shut = (object == DOOR) & (door_state(there) != OPEN)
         onward = torch.full_like(pose, FORWARD).masked_fill(shut, TOGGLE).masked_fill(object == KEY, PICKUP)
         right, left = (pose & ~3) + (pose + 1 & 3), (pose & ~3) + (pose - 1 & 3)
         costs = torch.stack((

@@ -40,7 +40,7 @@ def kind(cells: Tensor) -> Tensor:
     return cells & 0xFF
 
 
-def state(cells: Tensor) -> Tensor:
+def door_state(cells: Tensor) -> Tensor:
     """The state of packed doors: `OPEN`, `CLOSED` or `LOCKED`."""
     return cells >> 16 & 0xFF
 
@@ -75,7 +75,7 @@ class Rules:
 
         colour = there & 0xFF00
         opened, closed = colour | DOOR, colour | DOOR | CLOSED << 16 | OPAQUE
-        shut_tight = (state(there) == LOCKED) & (world.hand != (colour | KEY))
+        shut_tight = (door_state(there) == LOCKED) & (world.hand != (colour | KEY))
         door = torch.where(opaque, torch.where(shut_tight, there, opened), closed)
         after = torch.where(turned, door, torch.where(put, world.hand, there.masked_fill(take, EMPTY)))
         return {
@@ -110,18 +110,18 @@ class GridWorld(Env):
         height: int,
         width: int,
         max_steps: int,
-        view_size: int,
+        agent_view_size: int,
         device: str | torch.device = "cpu",
         seed: int = 0,
         cue_visible: bool = False,
     ) -> None:
         self.height, self.width = height, width
         self.max_steps = at_least("max_steps", max_steps, 1)
-        self.view_size = at_least("view_size", view_size, 3)
+        self.agent_view_size = at_least("agent_view_size", agent_view_size, 3)
         super().__init__(num_envs, device, seed, cue_visible)
 
     def prepare(self) -> None:
-        self.view = View(self.height, self.width, self.view_size, self.see_through_walls, self.device)
+        self.view = View(self.height, self.width, self.agent_view_size, self.see_through_walls, self.device)
         self.rules = Rules(self.height, self.width, self.device)
         # one entry more: `step` also moves, and then overwrites, what has ended
         rewards = [1 - 0.9 * (t / self.max_steps) for t in range(self.max_steps + 2)]
@@ -153,7 +153,7 @@ class GridWorld(Env):
         return (state.direction.unsqueeze(1) == self._compass).to(torch.float32)
 
     def reveal(self, state: Any, obs: Tensor) -> Tensor:
-        own = obs[:, self.view_size // 2, self.view_size - 1]
+        own = obs[:, self.agent_view_size // 2, self.agent_view_size - 1]
         nothing = torch.zeros_like(state.direction)
         shown = torch.stack((nothing + AGENT, state.direction, nothing), 1).to(obs.dtype)
         own[:, :3] = torch.where((state.hand == EMPTY).unsqueeze(1), shown, own[:, :3])
