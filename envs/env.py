@@ -194,6 +194,22 @@ class Env(Stream):
         """The spec sheet, worked out on first use."""
         return self.describe()
 
+    # What Gymnasium's side sees, for environments whose published form holds more than the row.
+
+    def gym_space(self) -> Any:
+        """The Gymnasium space of one observation; None: a Box from `obs_low` to `obs_high`."""
+        return None
+
+    def gym_observation(self, obs: Tensor) -> Any:
+        """A row's observation (with the present state) as `gym_space` has it: (B, ...), or a dict of such. Entries that
+        are no tensors are tuples of length B."""
+        return obs
+
+    def gym_outcome(self, row: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """(reward float64, terminated, truncated), (B,) each, of the row that was just made."""
+        terminated = row.discount == 0.0
+        return row.reward.double(), terminated, self.ended & ~terminated
+
     # The stream.
 
     def observation(self, state: Any) -> Tensor:

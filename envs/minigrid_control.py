@@ -1,20 +1,22 @@
 """MiniGrid tasks that ask for no memory: what a gate costs where it is not needed.
 
-Empty, DoorKey, KeyCorridor, RedBlueDoors and Fetch of `Farama-Foundation/Minigrid` 3.2.0 (`minigrid/envs/*.py`), step for
-step from any state of theirs (`GridWorld.inject`), with their distribution of layouts but not their seeds: what minigrid
-draws by rejection is drawn in one go. Actions, observation, reward, truncation: `GridWorld`. None has a box.
+Empty, DoorKey, RedBlueDoors, and in `envs.minigrid_pickup` KeyCorridor and Fetch, of `Farama-Foundation/Minigrid` 3.2.0
+(`minigrid/envs/*.py`), step for step from any state of theirs (`load_minigrid`), with their distribution of layouts but
+not their seeds: what minigrid draws by rejection is drawn in one go. Actions, observation, reward, truncation:
+`GridWorld`. None has a box.
 
 Figures that hold for all of them. m and c do not apply: no bit must be kept, for one can look again, and R0_memory and
 R0_credit go with them; chance neither. What R* would ask for is to look for things in the best order, over all layouts:
-None, but where nothing need be looked for. r_oracle: shortest ways with the whole world known, exactly, over all layouts
+None, but where nothing need be looked for. R_oracle: shortest ways with the whole world known, exactly, over all layouts
 where these are few. max_rows = max_steps + 1.
+Cue-visible twin: the agent's direction, which is in minigrid's observation and not in its image. The same figures.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,39 +25,24 @@ from torch import Tensor
 from envs.env import Spec, at_least
 from envs.minigrid_plan import NEVER, Field, Planner, entering
 from envs.minigrid_view import (
-    BALL,
     BLUE,
     CLOSED,
-    COLOURS,
     DOOR,
-    EAST,
     EMPTY,
     GOAL,
     KEY,
     LOCKED,
-    OBS_VALUES,
     OPEN,
     RED,
     WALL,
     YELLOW,
     World,
     code,
-    pack,
 )
 from envs.minigrid_world import FORWARD, PICKUP, TOGGLE, GridWorld, kind
 
 Legs = tuple[Sequence[tuple[Field, int]], Tensor]
-
-
-class Wanted(NamedTuple):
-    """The fields of a `World`, and what is to be picked up."""
-
-    grid: Tensor
-    cell: Tensor
-    direction: Tensor
-    hand: Tensor
-    t: Tensor
-    target: Tensor  # (B,) int32: a packed cell
+LOCKED_YELLOW, YELLOW_KEY = code(DOOR, YELLOW, LOCKED), code(KEY, YELLOW)
 
 
 def room(height: int, width: int) -> Tensor:
@@ -75,6 +62,12 @@ def put(cells: Tensor, *things: tuple[Tensor, Tensor | int]) -> Tensor:
         else:
             cells.scatter_(1, where, what)
     return cells
+
+
+def on(there: Tensor) -> Tensor:
+    """`stop` of a leg that ends on the cells `there` (B, H * W) bool, whatever the direction."""
+    zero = torch.zeros_like(there, dtype=torch.float32)
+    return zero.masked_fill(~there, NEVER).repeat_interleave(4, 1)
 
 
 class Control(GridWorld):
@@ -138,6 +131,7 @@ class Empty(Control):
     """
 
     see_through_walls = True
+    mission = "get to the green goal square"
 
     def __init__(
         self,
@@ -209,6 +203,8 @@ class DoorKey(Control):
       R*, R_random              None: see the top of the file; the states under random actions are too many
     """
 
+    mission = "use the key to open the door and then get to the goal"
+
     def __init__(
         self,
         num_envs: int,
@@ -270,10 +266,85 @@ class DoorKey(Control):
         return self._sheet(self.mean_return(torch.cat(grids), torch.cat(weights), starts))
 
 
-LOCKED_YELLOW, YELLOW_KEY = code(DOOR, YELLOW, LOCKED), code(KEY, YELLOW)
+RED_DOOR, BLUE_DOOR = (tuple(code(DOOR, colour, how) for how in (OPEN, CLOSED)) for colour in (RED, BLUE))
 
 
-def on(there: Tensor) -> Tensor:
-    """`stop` of a leg that ends on the cells `there` (B, H * W) bool, whatever the direction."""
-    zero = torch.zeros_like(there, dtype=torch.float32)
-    return zero.masked_fill(~there, NEVER).repeat_interleave(4, 1)
+class RedBlueDoors(Control):
+    """MiniGrid-RedBlueDoors: open the red door, then the blue one (`envs/redbluedoors.py`).
+
+    Rules: 2 size x size cells, in the middle a room of size x size with the agent on any of its cells, facing anywhere;
+    the red door at any height in its left wall, the blue one in its right wall, both closed, not locked. Opening the blue
+    door ends the episode, with success if the red door is open. max_steps = 20 size^2.
+    As published, closing a blue door that was open with the red one open fails too, which needs an injected state.
+
+    Spec sheet
+      R_oracle                  all layouts and starts up to size 10, beyond that None: they are too many
+      R*, R_random              None: as DoorKey
+    """
+
+    mission = "open the red door then the blue door"
+
+    def __init__(
+        self,
+        num_envs: int,
+        size: int = 8,
+        agent_view_size: int = 7,
+        max_steps: int | None = None,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        cue_visible: bool = False,
+    ) -> None:
+        self.size = at_least("size", size, 4)
+        steps = 20 * size**2 if max_steps is None else max_steps
+        super().__init__(num_envs, size, 2 * size, steps, agent_view_size, device, seed, cue_visible)
+
+    def prepare(self) -> None:
+        super().prepare()
+        S = self.size
+        self._left = S // 2  # the room's left wall
+        layout = room(S, 2 * S).view(S, 2 * S)
+        layout[:, [self._left, self._left + S - 1]] = WALL
+        self._layout = layout.view(1, -1).to(self.device)
+
+    def _doors(self, red: Tensor, blue: Tensor) -> Tensor:
+        """(n, H * W): layouts with the doors at these heights, (n,) each."""
+        column = self._left + 2 * self.size * red, self._left + self.size - 1 + 2 * self.size * blue
+        layout = self._layout.to(red.device).expand(len(red), -1)
+        return put(layout, (column[0], RED_DOOR[CLOSED]), (column[1], BLUE_DOOR[CLOSED]))
+
+    def spawn(self) -> World:
+        inner = self.size - 2
+        place = self.below(inner**2)
+        cell = (1 + place // inner) * 2 * self.size + self._left + 1 + place % inner
+        return self.world(self._doors(1 + self.below(inner), 1 + self.below(inner)), cell, self.below(4))
+
+    def judge(self, before: World, after: World, action: Tensor) -> tuple[Tensor, Tensor]:
+        (red0, blue0), (red, blue) = self._open(before), self._open(after)
+        return blue & red0, blue & ~red0 | ~blue & red & blue0
+
+    @staticmethod
+    def _open(state: World) -> tuple[Tensor, Tensor]:
+        cells = state.grid.flatten(1)
+        return (cells == RED_DOOR[OPEN]).any(1), (cells == BLUE_DOOR[OPEN]).any(1)
+
+    def success(self, state: World) -> Tensor:
+        red, blue = self._open(state)
+        return red & blue
+
+    def plan(self, state: World) -> Legs:
+        cells = state.grid.flatten(1)
+        red_shut, blue_shut = cells == RED_DOOR[CLOSED], cells == BLUE_DOOR[CLOSED]
+        enter = entering(cells, closed=NEVER)
+        to_blue = self.planner.field(enter, self.planner.facing(blue_shut))
+        to_red = self.planner.field(enter, self.planner.facing(red_shut, to_blue.cost))
+        return [(to_red, TOGGLE), (to_blue, TOGGLE)], (~red_shut.any(1)).to(torch.int64)
+
+    def describe(self) -> Spec:
+        S = self.size
+        if S > 10:
+            return self._sheet(None)
+        red, blue = (side.flatten() for side in torch.meshgrid(*[torch.arange(1, S - 1)] * 2, indexing="ij"))
+        grids = self._doors(red, blue)
+        x = torch.arange(2 * S * S) % (2 * S)
+        inside = (grids == EMPTY) & (x > self._left) & (x < self._left + S - 1)
+        return self._sheet(self.mean_return(grids, torch.ones(len(grids)), inside.repeat_interleave(4, 1)))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs.minigrid_view import CLOSED, DOOR, EMPTY, GOAL, KEY, LOCKED, ahead
+from envs.minigrid_view import CLOSED, DOOR, EMPTY, GOAL, KEY, LOCKED, OPEN, ahead
 from envs.minigrid_world import DONE, FORWARD, LEFT, PICKUP, RIGHT, TOGGLE, door_state, kind
 
 NEVER = float("inf")

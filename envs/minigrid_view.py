@@ -132,7 +132,7 @@ class View:
         device: torch.device | str = "cpu",
     ) -> None:
         if size < 3 or size % 2 == 0:
-            raise ValueError(f"view_size must be odd and >= 3, got {size}")
+            raise ValueError(f"agent_view_size must be odd and >= 3, got {size}")
         self.size, self.see_through_walls = size, see_through_walls
         self._outside = height * width
         self._own = size // 2 * size + size - 1  # the agent's cell in the flattened view

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from envs.env import Env, at_least
+from envs.env import Env, Step, at_least
+from envs.minigrid_render import grid_frames
 from envs.minigrid_view import (
     BALL,
     BOX,
     CLOSED,
-    COLOURS,
     DOOR,
     EMPTY,
     GOAL,
@@ -96,13 +97,14 @@ class GridWorld(Env):
     Reward: 1 - 0.9 t / max_steps for success on step t, in double precision, then float32; else 0. Truncated on step
     max_steps, which may be the step of success too.
 
-    `act` on a state of `inject` gives minigrid's own next state.
+    After `load_minigrid`, every step is minigrid's own.
     """
 
     num_actions, action_names = len(ACTION_NAMES), ACTION_NAMES
     obs_kind, obs_values = "symbols", OBS_VALUES
     obs_low, obs_high = 0, len(OBJECTS) - 1
     see_through_walls = False
+    mission: str
 
     def __init__(
         self,
@@ -124,10 +126,12 @@ class GridWorld(Env):
         self.view = View(self.height, self.width, self.agent_view_size, self.see_through_walls, self.device)
         self.rules = Rules(self.height, self.width, self.device)
         # one entry more: `step` also moves, and then overwrites, what has ended
-        rewards = [1 - 0.9 * (t / self.max_steps) for t in range(self.max_steps + 2)]
-        self._rewards = torch.tensor(rewards, dtype=torch.float64).to(torch.float32).to(self.device)
+        payoff = 1 - 0.9 * (np.arange(self.max_steps + 2) / self.max_steps)
+        self._payoff = torch.from_numpy(payoff).to(self.device)
+        self._rewards = self._payoff.to(torch.float32)
         self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self._empty = torch.full((self.num_envs,), EMPTY, dtype=torch.int32, device=self.device)
+        self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._compass = torch.arange(4, device=self.device)
 
     def act(self, state: Any, action: Tensor) -> tuple[Any, Tensor, Tensor, Tensor]:
@@ -159,15 +163,69 @@ class GridWorld(Env):
         own[:, :3] = torch.where((state.hand == EMPTY).unsqueeze(1), shown, own[:, :3])
         return obs
 
-    def inject(self, envs: Sequence[Any]) -> None:
-        """Take over the states of B minigrid environments of this kind and size, episodes under way."""
-        for buffer, value in zip(self.state, self.read(envs), strict=True):
+    def render(self, index: Sequence[int] | None = None) -> np.ndarray:
+        rows = torch.arange(self.num_envs) if index is None else torch.tensor(list(index))
+        grid, cell, direction, t = (field.cpu()[rows] for field in (*self.state[:3], self.state.t))
+        view = View(self.height, self.width, self.agent_view_size, self.see_through_walls)
+        image = self.observation(self.state).cpu()[rows][..., :3]
+        world = (grid, cell, direction, view.visible(grid, cell, direction), image, t / self.max_steps)
+        return grid_frames(*(field.numpy() for field in world))
+
+    # Gymnasium's form, which is minigrid's own.
+
+    def missions(self, state: Any) -> tuple[str, ...]:
+        """What minigrid's observations say as "mission"."""
+        return (self.mission,) * self.num_envs
+
+    def mission_space(self) -> Any:
+        from minigrid.core.mission import MissionSpace
+
+        return MissionSpace(lambda: self.mission)
+
+    def gym_space(self) -> Any:
+        from gymnasium import spaces
+
+        image = spaces.Box(0, 255, (*self.obs_shape[:2], 3), np.uint8)
+        return spaces.Dict({"image": image, "direction": spaces.Discrete(4), "mission": self.mission_space()})
+
+    def gym_observation(self, obs: Tensor) -> dict[str, Any]:
+        direction, mission = self.state.direction.clone(), self.missions(self.state)
+        return {"image": obs[..., :3], "direction": direction, "mission": mission}
+
+    def gym_outcome(self, row: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """The reward in minigrid's precision, and both flags where an episode ends on its last step."""
+        reward = self._payoff.index_select(0, self.state.t).masked_fill(row.reward == 0, 0.0)
+        return reward, row.discount == 0.0, self.ended & (self.state.t >= self.max_steps)
+
+    # States from outside.
+
+    def load_minigrid(self, envs: Sequence[Any]) -> None:
+        """Go on from the states of B minigrid environments of this kind and size, reset and not over.
+
+        Raises:
+            ValueError: another number of environments, another size or step limit.
+        """
+        state = self.read(envs)
+        if len(envs) != self.num_envs:
+            raise ValueError(f"this environment has {self.num_envs} copies, got {len(envs)} states")
+        for buffer, value in zip(self.state, state, strict=True):
             buffer.copy_(value)
         self.ended.fill_(False)
 
     def read(self, envs: Sequence[Any]) -> Any:
-        """The states of minigrid environments of this kind and size as a state of this class."""
-        return inject(envs, self.device)
+        """The states of any number of minigrid environments of this kind and size, as `load_minigrid` takes them."""
+        for i, env in enumerate(envs):
+            one = env.unwrapped
+            if (one.height, one.width, one.max_steps) != (self.height, self.width, self.max_steps):
+                raise ValueError(
+                    f"state {i} is of {one.width} x {one.height} cells and {one.max_steps} steps, "
+                    f"not {self.width} x {self.height} and {self.max_steps}"
+                )
+        return self.convert(inject(envs, self.device), [env.unwrapped for env in envs])
+
+    def convert(self, world: World, envs: Sequence[Any]) -> Any:
+        """The state with this world; a subclass adds what else the minigrid environments hold."""
+        return world
 
     # Draws for `spawn`.
 
@@ -180,7 +238,3 @@ class GridWorld(Env):
         """A fresh episode: nothing carried, no step taken. `grid` (B, H * W)."""
         return World(grid.view(-1, self.height, self.width), cell, direction, self._empty, self._zero)
 
-
-def names(cell: int) -> str:
-    """A packed cell in words, as minigrid's missions name it: "yellow key"."""
-    return f"{COLOURS[cell >> 8 & 0xFF]} {OBJECTS[cell & 0xFF]}"

@@ -137,5 +137,5 @@ def test_visible_cells_of_the_grid():
 
 @pytest.mark.parametrize("size", [1, 4, 0])
 def test_sizes_are_checked(size):
-    with pytest.raises(ValueError, match=f"view_size must be odd and >= 3, got {size}"):
+    with pytest.raises(ValueError, match=f"agent_view_size must be odd and >= 3, got {size}"):
         View(5, 5, size)
