@@ -166,7 +166,8 @@ class KeyCorridor(PickUp):
         return (1 + place // inner) * self.width + 1 + place % inner
 
     def judge(self, before: Wanted, after: Wanted, action: Tensor) -> tuple[Tensor, Tensor]:
-        return (action == PICKUP) & self.success(after), self._never
+        won = (action == PICKUP) & self.success(after)
+        return won, torch.zeros_like(won)
 
     def plan(self, state: Wanted) -> Legs:
         """Key, door, a place to drop the key off the way, ball."""

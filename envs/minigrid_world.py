@@ -131,7 +131,6 @@ class GridWorld(Env):
         self._rewards = self._payoff.to(torch.float32)
         self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self._empty = torch.full((self.num_envs,), EMPTY, dtype=torch.int32, device=self.device)
-        self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._compass = torch.arange(4, device=self.device)
 
     def act(self, state: Any, action: Tensor) -> tuple[Any, Tensor, Tensor, Tensor]:
