@@ -8,12 +8,12 @@ is a CellConfig, and `configs/cell/NAME.yaml` is read only where a cell wants ot
 
 from pathlib import Path
 
-from configs import env_diagnostics, env_gymnasium, env_tmaze, env_tvt
+from configs import env_diagnostics, env_gymnasium, env_minigrid_control, env_tmaze, env_tvt
 from configs.schema import AgentConfig, AuxConfig, DecoderConfig
 
 CONFIG_ROOT = Path(__file__).resolve().parent
 
-ENVS = {**env_tmaze.ENVS, **env_diagnostics.ENVS, **env_tvt.ENVS, **env_gymnasium.ENVS}
+ENVS = {**env_tmaze.ENVS, **env_diagnostics.ENVS, **env_tvt.ENVS, **env_gymnasium.ENVS, **env_minigrid_control.ENVS}
 LEVELS = ("easy", "medium", "hard", "xl")
 
 AGENTS = {
