@@ -15,6 +15,12 @@ CONFIG_ROOT = Path(__file__).resolve().parent
 
 ENVS = {**env_tmaze.ENVS, **env_diagnostics.ENVS, **env_tvt.ENVS, **env_gymnasium.ENVS, **env_minigrid_control.ENVS}
 LEVELS = ("easy", "medium", "hard", "xl")
+#: the setting that is an environment's length, where it has one: what `lengths=` of a comparison sets
+LENGTH_KEYS = {
+    "tmaze_passive": "corridor_length",
+    "tmaze_active": "corridor_length",
+    "tmaze_bakker": "corridor_length",
+}
 
 AGENTS = {
     "vtrace": AgentConfig,
