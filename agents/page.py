@@ -35,7 +35,7 @@ main {{ max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }}
 h1 {{ font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }} h2 {{ font-size: 1.2rem; margin: 0 0 .6rem; }}
 p {{ margin: .4rem 0 .8rem; }} .soft {{ color: var(--soft); font-size: .92rem; }}
 section {{ background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 1.1rem; margin: 1rem 0; }}
-figure {{ margin: 0; }} figure svg {{ width: 100%; height: auto; background: #fff; border-radius: 8px; }}
+figure {{ margin: 0; }} figure svg {{ width: 100%; min-width: 36rem; height: auto; background: #fff; border-radius: 8px; }}
 figcaption {{ color: var(--soft); font-size: .9rem; margin-top: .5rem; }}
 .wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .92rem; white-space: nowrap; }}
 th, td {{ text-align: right; padding: .3rem .7rem; border-bottom: 1px solid var(--line); }}
@@ -58,7 +58,7 @@ def page(title: str, about: str, facts: Sequence[str], figures: Sequence[Path], 
     parts.append("<p class=soft>" + "<br>".join(map(escape, facts)) + "</p>")
     parts.append(_section("Ranking", _table([_words(row) for row in ranking]) + NOTE))
     for path in figures:
-        parts.append(_section("", f"<figure>{_svg(path)}<figcaption>{escape(CAPTIONS[path.stem])}</figcaption></figure>"))
+        parts.append(_section("", f"<figure><div class=wide>{_svg(path)}</div><figcaption>{escape(CAPTIONS[path.stem])}</figcaption></figure>"))
     if longest:
         note = "<p class=soft>The longest length up to which at least half of the runs solve, and the longest tried.</p>"
         parts.append(_section("Longest length solved", _table(longest) + note))
