@@ -26,7 +26,6 @@ import build  # sets the environment that torch is imported in, so it comes firs
 import record_video
 import train_agent
 from agents import cost
-from agents.agent import Agent
 from agents.digest import control_lines, ranking_lines
 from agents.figures import draw_all
 from agents.film import FilmError
@@ -137,7 +136,7 @@ class Comparison:
         write_text(self.out / "suite.json", json.dumps(seen, indent=2) + "\n")
 
 
-def _size(agent: Agent) -> int:
+def _size(agent: build.torch.nn.Module) -> int:
     return sum(p.numel() for p in agent.core.parameters() if p.requires_grad)
 
 
