@@ -62,9 +62,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def about(env: EnvConfig) -> str:
     """What stands beside the cell's name: the environment and its length."""
     name = getattr(env, "id", env.name.replace("_", " "))
-    if env.length_key is None:
-        return name
-    return f"{name} · {env.length_key.removesuffix('_length').replace('_', ' ')} {getattr(env, env.length_key)}"
+    length = env.length_key and getattr(env, env.length_key)
+    return name if length is None else f"{name} · {env.length_key.removesuffix('_length').replace('_', ' ')} {length}"
 
 
 def film(options: argparse.Namespace) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import build  # sets the environment that torch is imported in, so it comes first
 from agents.checkpoint import CheckpointError
+from agents.comparison import leave_with_parent
 from agents.evaluate import Stopped
 from agents.learner import NonFiniteError
 from agents.runlog import RunError, check_run, create_run_dir, write_run_files, write_text
@@ -82,6 +83,7 @@ def main(argv: list[str]) -> int:
         cells = textwrap.fill("cells: " + " ".join(build.KNOWN_CELLS), 120, subsequent_indent="  ", break_on_hyphens=False)
         print(f"{__doc__.strip()}\n\n{cells}\n\n{describe()}")
         return 0
+    leave_with_parent()
     try:
         return train(*parse(argv), argv)
     except (ConfigError, RunError, CheckpointError) as error:

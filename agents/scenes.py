@@ -324,7 +324,7 @@ def _number(value: float) -> str:
 
 
 def _signed(cue: list[float]) -> str:
-    return " ".join(f"{v:+g}".replace("-", "−") for v in cue[:8]) + (" …" if len(cue) > 8 else "")
+    return " ".join(f"{v:+g}".replace("-", "−") if v else "0" for v in cue[:8]) + (" …" if len(cue) > 8 else "")
 
 
 def _short(name: str) -> str:

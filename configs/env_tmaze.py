@@ -53,6 +53,8 @@ class NoisyConfig(BakkerConfig):
 class RewriteConfig(EnvConfig):
     """Endless T-maze: K corridors, a new cue in each."""
 
+    length_key = "corridor_length"
+
     name: str = leaf("tmaze_rewrite", "chosen by env=NAME")
     corridor_length: int = leaf(20, "cells from the start of a corridor to its junction", min=1, max=1_000_000)
     corridors: int = leaf(10, "corridors of an episode", min=1, max=1_000_000)
@@ -69,6 +71,8 @@ class RewriteConfig(EnvConfig):
 class MultiCueConfig(EnvConfig):
     """K cues, one a row, then K corridors and junctions in that order."""
 
+    length_key = "corridor_length"
+
     name: str = leaf("tmaze_multicue", "chosen by env=NAME")
     corridor_length: int = leaf(10, "cells from the start of a corridor to its junction", min=1, max=1_000_000)
     cues: int = leaf(4, "cues and junctions of an episode", min=1, max=62)
@@ -81,6 +85,8 @@ class MultiCueConfig(EnvConfig):
 @dataclass(frozen=True)
 class DelayedConfig(EnvConfig):
     """Passive T-maze whose choice is paid for `delay` steps later, with noise on the way."""
+
+    length_key = "corridor_length"
 
     name: str = leaf("tmaze_delayed", "chosen by env=NAME")
     corridor_length: int = leaf(20, "cells from the start to the junction: memory length", min=0, max=1_000_000)

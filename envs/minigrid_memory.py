@@ -86,7 +86,7 @@ class _Memory(Env):
         self._payoff = torch.from_numpy(1 - 0.9 * (t / self.max_steps)).to(d)  # float64, as minigrid computes it
         self._reward = self._payoff.to(torch.float32)
         self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=d)
-        self._starts, self._ends = maze.starts.to(d), maze.ends.to(d)
+        self._starts, self._ends = maze.starts.reshape(-1).to(d), maze.ends.to(d)
         self._alike = maze.starts[:, : maze.starts.shape[1] if self.scattered else 1].reshape(-1).to(d)
         self.ended = torch.ones(self.num_envs, dtype=torch.bool, device=d)
         if self.draws == "minigrid":
@@ -104,11 +104,13 @@ class _Memory(Env):
         if self.draws == "minigrid":
             return MemoryState(self._replay(), self._zero)
         B, d, g = self.num_envs, self.device, self.generator
-        if not self.scattered or len(set(self.ends)) == 1:
-            return MemoryState(self._alike[torch.randint(len(self._alike), (B,), generator=g, device=d)], self._zero)
+        if not self.scattered or len(self.ends) == 1:
+            start = torch.randint(len(self._alike), (B,), generator=g, device=d)
+            return MemoryState(self._alike.index_select(0, start), self._zero)
         layout = torch.randint(len(self._ends), (B,), generator=g, device=d)
-        x = torch.rand(B, dtype=torch.float64, generator=g, device=d) * self._ends[layout]
-        return MemoryState(self._starts[layout, x.to(torch.int64)], self._zero)
+        x = torch.rand(B, dtype=torch.float64, generator=g, device=d) * self._ends.index_select(0, layout)
+        start = torch.add(x.to(torch.int64), layout, alpha=max(self.ends))
+        return MemoryState(self._starts.index_select(0, start), self._zero)
 
     def _replay(self) -> Tensor:
         """(B,) int64: start places drawn on the host in minigrid's order, from the streams of environments that start."""

@@ -33,8 +33,8 @@ class Stacked(Cell):
     "layer0.h". What a caller asks of the whole stack is the top layer's: `recurrent_output`, `memory`, `gate` and with it the
     traces "keep" and "write"; the states of the others can be recorded under their names.
     Wrappers belong around the layers, not around the stack, so every layer has its own: its own noise (h-detach's coins and
-    Zoneout's masks are independent), its own clock, its own buffers. A value that the learner schedules (`p_detach`,
-    `factor`, `threshold`) is to be set in every layer. `budget` is the mean over the layers and `multiply_adds` their sum.
+    Zoneout's masks are independent), its own clock, its own buffers. Scheduled values are set in every layer, and
+    `time_gates` finds the time gates of them all.
     A sequence is run layer by layer, each on its own fast path, which needs no more than that a layer's output at t
     depends on the rows up to t.
     """
@@ -55,21 +55,6 @@ class Stacked(Cell):
     @property
     def gate(self):
         return self.layers[-1].gate
-
-    @property
-    def budget(self) -> Callable[[Tensor, State], Tensor]:
-        """(first, state) -> (T, B): the mean of `TimeGate.budget` over the layers. AttributeError where they have none."""
-        each = [layer.budget for layer in self.layers]
-        return lambda first, state: sum(self._each(each, first, state)) / len(each)
-
-    @property
-    def multiply_adds(self) -> Callable[[Tensor, State], tuple[Tensor, int]]:
-        """(first, state) -> (executed, of how many): the sums of `TimeGate.multiply_adds` over the layers."""
-        each = [layer.multiply_adds for layer in self.layers]
-        return lambda first, state: tuple(map(sum, zip(*self._each(each, first, state), strict=True)))
-
-    def _each(self, methods: Sequence[Callable], first: Tensor, state: State) -> list:
-        return [method(first, own) for method, own in zip(methods, self._split(state), strict=True)]
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.layers[0].project(x)
@@ -163,7 +148,9 @@ def stack(layer: Layer, input_size: int, hidden_size: int, layers: int = 2) -> S
 
 
 def doubling(layers: int) -> list[int]:
-    """The dilations 1, 2, 4, ... of so many layers."""
+    """The dilations 1, 2, 4, ... of so many layers, at most 12: the rings of their states hold 2^layers - 1 states."""
+    if not 1 <= layers <= 12:
+        raise ValueError(f"dilated layers number 1 to 12, got {layers}")
     return [2**k for k in range(layers)]
 
 

@@ -303,7 +303,7 @@ def matching_hidden_size(name: str, input_size: int, parameters: int, *, horizon
     def size_or_less(width: int) -> int:
         try:
             return size(width)
-        except ValueError:  # too narrow: a bad option raises at the first width below
+        except ValueError:  # too narrow; a bad option has raised at `top`
             return -1
 
     top = 8 * step

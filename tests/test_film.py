@@ -13,11 +13,11 @@ from PIL import Image
 import record_video
 import train_agent
 from agents.agent import Agent
-from agents.encoders import VectorEncoder
+from agents.encoders import VectorEncoder, make_encoder
 from agents.film import FilmError, has_sides, rank_units, shoot
 from agents.scenes import HEIGHT, WIDTH, scenes, strip_box
 from agents.video import write
-from envs import make
+from envs import ENVS, make
 from memory_cells.cells import GatedRNN, Memoryless
 from memory_cells.gates import Coupled
 
@@ -200,6 +200,20 @@ def test_without_two_cue_values_any_two_episodes_are_filmed(monkeypatch, cue):
     assert rank_units(film, 1).item() == moves.argmax() and len(rank_units(film, 1000)) == H
     first, second = scenes_of(film)
     assert first.draw(3).size == (WIDTH, HEIGHT) and (np.asarray(first.base) != np.asarray(second.base)).any()
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_every_environment_is_filmed(name):
+    """With a different cue on each side wherever it has one that varies."""
+    env = make(name, 32, seed=0, **ENVS[name].tiny)
+    encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, 0, 4)
+    film = shoot(Agent(encoder, env.num_actions, Memoryless(4, 8)), env, 1, max_steps=5)
+    env.seed(0)
+    env.reset()
+    assert has_sides(film) == (len(env.cue(env.state).unique(dim=0)) > 1)
+    scene = scenes(film, env.action_names, (name, "about"), "note")[0]
+    width, height = scene.draw(scene.rows - 1).size
+    assert width == WIDTH and HEIGHT <= height == scene.height and height % 2 == 0
 
 
 def test_long_episodes_are_broken_off(film):

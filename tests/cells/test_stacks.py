@@ -75,9 +75,10 @@ def test_rows_with_layers_of_their_own_take_another_number():
     for name in set(VARIANTS) - set(STACKABLE):
         assert [len(make_core(name, I, H, layers=n).layers) for n in (1, 3)] == [1, 3], name
     assert [layer.dilation for layer in make_core("dilated-gru", I, H, layers=3).layers] == [1, 2, 4]
-    for name in ("lstm", "indrnn"):
-        with pytest.raises(ValueError, match="at least one layer"):
-            make_core(name, I, H, layers=0)
+    for name, layers, why in (("lstm", 0, "at least one layer"), ("indrnn", 0, "at least one layer"),
+                              ("dilated-lstm", 0, "1 to 12, got 0"), ("dilated-gru", 13, "1 to 12, got 13")):  # fmt: skip
+        with pytest.raises(ValueError, match=why):
+            make_core(name, I, H, layers=layers)
 
 
 def test_names_of_a_stack_are_the_top_layers():
@@ -126,18 +127,12 @@ def test_every_layer_draws_and_every_layer_is_switched():
     assert len(zoned.draw(T, B)) == 6 and all(isinstance(layer, Zoneout) for layer in zoned.layers)
 
 
-def test_budget_is_the_mean_and_multiply_adds_are_the_sum_over_the_layers():
+def test_the_time_gates_of_all_layers_with_their_own_state():
     torch.manual_seed(0)
-    core = make_core("g-lstm", I, H, horizon=20, layers=2, threshold=0.4).eval()
-    first, state = torch.rand(T, B) < 0.2, core.initial_state(B)
-    lower, top = core.layers
-    assert isinstance(top, TimeGate) and not torch.equal(lower.openness.mu, top.openness.mu)
-    low, high = state[3:], state[:3]
-    want = (lower.budget(first, low) + top.budget(first, high)) / 2
-    torch.testing.assert_close(core.budget(first, state), want)
-    executed, dense = core.multiply_adds(first, state)
-    parts = [lower.multiply_adds(first, low), top.multiply_adds(first, high)]
-    assert dense == parts[0][1] + parts[1][1] == T * B * 4 * H * (I + H + H + H)
-    assert 0 < executed == parts[0][0] + parts[1][0] < dense
-    plain = make_core("lstm", I, H, layers=2)
-    assert not hasattr(plain, "budget") and not hasattr(plain, "multiply_adds")
+    core = make_core("g-lstm", I, H, horizon=20, layers=2).eval()
+    state = tuple(torch.randn_like(entry) for entry in core.initial_state(B))
+    (lower, low), (top, high) = core.time_gates(state)
+    assert (lower, top) == tuple(core.layers) and isinstance(top, TimeGate)
+    assert not torch.equal(lower.openness.mu, top.openness.mu)
+    assert all(a is b for a, b in zip((*high, *low), state, strict=True))
+    assert make_core("lstm", I, H, layers=2).time_gates(state) == []

@@ -122,6 +122,18 @@ def test_without_credit_the_choice_is_even(L, D):
     assert env.spec.r0_credit == (0.5 if D else None)  # with D = 0 the choice's own reward tells
 
 
+def test_random_returns_in_closed_form():
+    """With time enough: a corridor of length l wastes 2 l steps, and a turn is right once in three."""
+    l, K = 6, 4
+    once = -1 / 3 - 2 * l * 0.05
+    made = envs.make(multicue, 1, corridor_length=l, cues=K, step_cost=0.05, step_limit=5000)
+    assert made.spec.r_random == pytest.approx(K * once, abs=1e-10)
+    made = envs.make(rewrite, 1, corridor_length=l, corridors=K, step_cost=0.05, step_limit=5000)
+    assert made.spec.r_random == pytest.approx(sum(once / 3**k for k in range(K)), abs=1e-10)
+    made = envs.make(rewrite, 1, corridor_length=l + 2, min_length=l - 2, corridors=K, step_cost=0.05, step_limit=5000)
+    assert made.spec.r_random == pytest.approx(sum(once / 3**k for k in range(K)), abs=1e-10)
+
+
 class Script:
     """A policy with memory that sees the observation only: for B environments, what they remember, and for how long."""
 
