@@ -145,6 +145,8 @@ class Env(Stream):
         self.device = torch.device(device)
         self.cue_visible = bool(cue_visible)
         self.generator = torch.Generator(self.device)
+        self._no_action = torch.full((), NO_ACTION, dtype=torch.int64, device=self.device)
+        self._no_reward = torch.zeros((), dtype=torch.float32, device=self.device)
         self.prepare()
         spawned = self.spawn()
         self.state: Any = type(spawned)(*(field.clone() for field in spawned))
@@ -194,6 +196,22 @@ class Env(Stream):
         """The spec sheet, worked out on first use."""
         return self.describe()
 
+    # What Gymnasium's side sees, for environments whose published form holds more than the row.
+
+    def gym_space(self) -> Any:
+        """The Gymnasium space of one observation; None: a Box from `obs_low` to `obs_high`."""
+        return None
+
+    def gym_observation(self, obs: Tensor) -> Any:
+        """A row's observation (with the present state) as `gym_space` has it: (B, ...), or a dict of such. Entries that
+        are no tensors are tuples of length B."""
+        return obs
+
+    def gym_outcome(self, row: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """(reward float64, terminated, truncated), (B,) each, of the row that was just made."""
+        terminated = row.discount == 0.0
+        return row.reward.double(), terminated, self.ended & ~terminated
+
     # The stream.
 
     def observation(self, state: Any) -> Tensor:
@@ -222,18 +240,19 @@ class Env(Stream):
             still the final state, so `self.success(self.state)` tells how the episode went.
         """
         first = self.ended.clone()
-        state, reward, terminated, truncated = self.act(self.state, action.masked_fill(first, 0))
+        taken = torch.where(first, self._no_action, action)
+        state, reward, terminated, truncated = self.act(self.state, taken.clamp_min(0))
         for buffer, moved, fresh in zip(self.state, state, self.spawn(), strict=True):
             start = first if buffer.dim() == 1 else first.view(-1, *[1] * (buffer.dim() - 1))
             torch.where(start, fresh, moved, out=buffer)
-        running = ~first
-        terminated = terminated & running
-        torch.logical_or(terminated, truncated & running, out=self.ended)
+        terminated = terminated > first  # and not first
+        torch.logical_or(terminated, truncated > first, out=self.ended)
+        discount = torch.empty(self.num_envs, dtype=torch.float32, device=self.device)
         return Step(
             obs=self.observation(self.state),
-            action=action.masked_fill(first, NO_ACTION),
-            reward=reward.masked_fill(first, 0.0),
-            discount=(~terminated).to(torch.float32),  # wins over truncation: no bootstrap after a true end
+            action=taken,
+            reward=torch.where(first, self._no_reward, reward),
+            discount=torch.logical_not(terminated, out=discount),  # wins over truncation: no bootstrap after a true end
             first=first,
         )
 

@@ -180,6 +180,8 @@ def make_gymnasium(
     """
     at_least("num_envs", num_envs, 1)
     recipe = Recipe(id, parse_kwargs(kwargs), max_episode_steps, render)
+    if render:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into arrays; there need be no screen
     if vectorization == "sync":
         source: Source = Group(recipe, num_envs)
     elif vectorization == "async":
@@ -190,6 +192,7 @@ def make_gymnasium(
         source = EnvPoolSource(recipe, num_envs)
     else:
         raise ValueError(f"vectorization must be one of {', '.join(VECTORIZATIONS)}, got {vectorization!r}")
+    source.max_steps = max_episode_steps or source.max_steps
     try:
         return GymnasiumStream(source, device, seed, **options)
     except ValueError as error:

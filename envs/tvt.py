@@ -177,8 +177,8 @@ class ActiveMatch(_Match):
       m = D + 4                 as PassiveMatch, for an agent that looks at the colour until phase 1 ends
       c = D + 9                 of the last chance to look: an agent that does not look takes the middle object, right as
                                 often as for one that looked; only at the next object, 9 steps after the look plus D, is
-                                there a difference. Until that chance nothing is lost, so in the strict sense of Ni et
-                                al. (every optimal policy) no action of phase 1 matters unless time is short.
+                                there a difference. Until that chance nothing is lost: every action of phase 1 is still
+                                optimal, and read strictly Ni et al.'s definition finds nothing there to credit.
       R_oracle = R* = final     a round through both rooms shows all walls in 8 moves at most
       R0_memory = final / 3     as PassiveMatch
       R0_memory_last = R*       as PassiveMatch: that round until the colour is seen, then to a near wall on the side that

@@ -35,13 +35,13 @@ class ThreePhases(Env):
     Actions: north, south, west, east; into a wall: no move. Walls are as in the rooms' plans; other cells are free.
     Orchard: `apples` of its 22 places, drawn in each episode, hold one. Stepping on it gives `apple_reward`, or where
     `apple_reward_high` is given one of the two, drawn once per episode with equal chance (the published high-variance
-    setting is 1 and 10); it is back after RESPAWN rows.
+    setting is 1 and 10). Taken on row t, it shows again on row t + 21 and can be taken again from row t + 22 on.
     Cue-visible twin: the cue as the colour of the middle pixel, which else shows only the agent.
 
-    Returns are the sum of the final reward (of phase 3) and the apples. The best that can be made of the apples is an
-    orienteering problem that nobody solved, so with apples > 0 the figures that contain it (R_oracle, R*, R0_memory,
+    The return is the final reward (of phase 3) and the apples. The most that can be had of the apples is an orienteering
+    problem of which there is no exact value, so with apples the figures that contain it (R_oracle, R*, R0_memory,
     R0_credit) are None and there is no normalised score; `success` and `chance` speak of the final reward alone and
-    always apply. With apples = 0 (or D = 0) every figure is exact. m, c: those of the final reward.
+    always apply, and so do R_random, m and c (these two of the final reward). With apples = 0 every figure is exact.
 
     Args:
         explore_length, reward_length: steps of phases 1 and 3, at least as many as the figures need.

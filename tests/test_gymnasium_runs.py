@@ -106,17 +106,17 @@ def test_a_film(run, capsys):
     assert 4 <= len(frames) <= 10 and frames[0].height % 2 == frames[0].width % 2 == 0
 
 
-@pytest.mark.parametrize("id, kwargs", [
-    ("MiniGrid-MemoryS7-v0", "agent_view_size=3"), ("MiniGrid-DoorKey-5x5-v0", ""), ("MiniGrid-Dynamic-Obstacles-5x5-v0", ""),
-    ("Acrobot-v1", ""), ("FrozenLake-v1", ""), ("Blackjack-v1", ""), ("popgym-RepeatPreviousEasy-v0", ""),
-    ("popgym-BattleshipEasy-v0", ""), ("popgym-ConcentrationEasy-v0", ""), ("popgym-MineSweeperEasy-v0", ""),
-])  # fmt: skip
-def test_trains_without_code(id, kwargs, tmp_path):
+FURTHER = ["MiniGrid-Dynamic-Obstacles-5x5-v0", "FrozenLake-v1", "popgym-RepeatPreviousEasy-v0", "popgym-BattleshipEasy-v0",
+           "popgym-ConcentrationEasy-v0", "popgym-MineSweeperEasy-v0"]  # fmt: skip
+
+
+@pytest.mark.parametrize("id", ["MiniGrid-DoorKey-5x5-v0", "Blackjack-v1",
+                                *(pytest.param(id, marks=pytest.mark.slow) for id in FURTHER)])  # fmt: skip
+def test_trains_without_code(id):
     if id.startswith("popgym"):
         pytest.importorskip("popgym")
-    options = [f"env.kwargs={kwargs}"] if kwargs else []
-    config = load_config([*TINY, f"env.id={id}", "train.stagger_episodes=false", *options], build.KNOWN_CELLS)
-    trainer = build.make_trainer(config, torch.device("cpu"))
+    tokens = [*TINY, f"env.id={id}", "train.stagger_episodes=false", "cell=memoryless"]
+    trainer = build.make_trainer(load_config(tokens, build.KNOWN_CELLS), torch.device("cpu"))
     while not trainer.done:
         assert torch.isfinite(trainer.iterate()["loss"])
 

@@ -300,8 +300,9 @@ def test_arguments_of_the_environment():
     for text in ("a", "a=1,a=2", "1a=3", "a=1,,b=2", "render_mode=human"):
         with pytest.raises(ValueError, match="expected name=value,name=value"):
             parse_kwargs(text)
-    env = make_gymnasium("CartPole-v1", 2, max_episode_steps=4)
-    assert env.spec.max_rows == 5 and sum(bool(r.discount.min() == 0) for r in played(env, 4)) == 0 and env.ended.all()
+    for form in ("sync", "vector"):
+        env = make_gymnasium("CartPole-v1", 2, max_episode_steps=4, vectorization=form)
+        assert env.spec.max_rows == 5 and all(row.discount.all() for row in played(env, 4)) and env.ended.all()
 
 
 @pytest.mark.parametrize("id, options, told", [

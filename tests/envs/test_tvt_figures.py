@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 from published_tmaze import Histories
-from slow_tvt import BLUE, GREEN, RED, KeyDoor, Match, Passive
+from slow_tvt import BLUE, CHOICE, GREEN, HALL, OBJECTS, RED, ROOMS, KeyDoor, Match, Passive, block, ring
 from test_tvt import COLOURS, NAMES, every, make, place
-from tvt_policies import EAST, NORTH, WEST, ByLastAction, choose_seeing, fetch, in_sight
+from tvt_policies import EAST, NORTH, WEST, ByLastAction, choose_seeing, fetch, in_sight, neighbour, visible
 
 from envs.tvt import NOTHING, ORDERS
 
@@ -144,6 +144,35 @@ def within(found, want):
     found = torch.as_tensor(found).double()
     error = found.std().item() / len(found) ** 0.5
     assert abs(found.mean().item() - want) < 5 * error, (found.mean().item(), want, error)
+
+
+def walk(floor, starts, goals, steps):
+    """Probability that a random walk from a random start meets `goals` within `steps` moves; place by place."""
+    p, met = dict.fromkeys(starts, 1 / len(starts)), 0.0
+    for t in range(steps + 1):
+        met += sum(q for here, q in p.items() if here in goals)
+        after = {}
+        for here, q in p.items():
+            for action in range(4 if here not in goals and t < steps else 0):
+                to = neighbour(here, action)
+                to = to if to in floor else here
+                after[to] = after.get(to, 0.0) + q / 4
+        p = after
+    return met
+
+
+def test_random_walks_are_exact():
+    lower, upper = block(4, 5, 3, 7), block(1, 2, 3, 7)
+    touch = walk(CHOICE, [(5, 5)], OBJECTS, 15)
+    assert make("passive_match", 1, (15, 5, 15)).spec.r_random == pytest.approx(5 * touch / 3)
+    seen = [walk(ROOMS, lower, {p for p in ROOMS if visible(p, sign)}, 11 - 1) for sign in ring(ROOMS)]
+    spec = make("active_match", 1, (11, 5, 15)).spec
+    assert spec.r0_credit == pytest.approx(5 * (1 / 3 + 2 / 3 * sum(seen) / 26))
+    assert spec.r_random == pytest.approx(5 * touch / 3)
+    found = sum(walk(ROOMS, lower, {key}, 15) for key in upper) / 10
+    spec = make("key_to_door", 1, (15, 5, 10)).spec
+    assert spec.r0_credit == pytest.approx(5 * found)
+    assert spec.r_random == pytest.approx(5 * found * walk(HALL | {(1, 5)}, [(3, 5)], {(1, 5)}, 10))
 
 
 def random_play(env, seed=3):
