@@ -15,7 +15,7 @@ from agents import diagnostics
 from agents.agent import Agent
 from agents.probe import memory_probe
 from agents.rollout import Rollout, collect, start
-from agents.runlog import write_text
+from agents.runlog import RunError, write_text
 from envs.env import Step, Stream
 from memory_cells.unroll import path_class
 
@@ -125,13 +125,13 @@ def summary(report: dict[str, Any]) -> list[str]:
                      f"{number(gates['horizon_q95'])}")  # fmt: skip
     else:
         lines.append("gates: this cell has no gate")
-    gradient, at = report["gradient"], report["unroll_length"]
-    parts = []
+    gradient, parts = report["gradient"], []
     for name, norm in gradient["norm"].items():
-        left = f"{norm[at]:.1e} of it {at} rows back" if at < len(norm) else f"{norm[-1]:.1e} of it {len(norm) - 1} rows back"
-        parts.append(f"{name} decays over {number(gradient['decay_length'][name])} rows, {left}")
+        length, at = gradient["decay_length"][name], min(report["unroll_length"], len(norm) - 1)
+        decay = "does not decay" if math.isinf(length) else f"decays over {length:.3g} rows"
+        parts.append(f"{name} {decay}, norm {norm[at]:.1e} at lag {at}")
     shown = parts[:4] + [f"and {len(parts) - 4} more"] * (len(parts) > 4)
-    lines.append(f"gradient by lag: {'; '.join(shown)}; the slow and the fast path differ by {gradient['total_error']:.0e}")
+    lines.append(f"gradient by lag: {'; '.join(shown)}; slow and fast path differ by {gradient['total_error']:.0e}")
     for name, found in (report["probe"] or {}).items():
         best, last = max(found["accuracy"]), -1
         m = report["memory_length"]
@@ -168,6 +168,9 @@ def write_report(folder: Path, report: dict[str, Any]) -> list[Path]:
     """Writes diagnose.json and the figures into `folder`, in place of older ones. Raises RunError."""
     from agents.diagnose_figures import draw  # matplotlib is slow to import
 
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make {folder}: {error.strerror or error}") from error
     write_text(folder / "diagnose.json", json.dumps(plain(report), allow_nan=False) + "\n")
     return [folder / "diagnose.json", *draw(report, folder)]
