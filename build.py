@@ -18,6 +18,7 @@ import torch
 from agents import checkpoint
 from agents.agent import Agent, extra_inputs
 from agents.auxiliary import Auxiliary, AuxiliarySettings
+from agents.diagnose import diagnose, recording_size
 from agents.encoders import make_encoder
 from agents.evaluate import evaluate, play
 from agents.learner import Learner, Settings, make_optimizer
@@ -156,6 +157,17 @@ def evaluate_agent(config: Config, agent: Agent, device: torch.device, stop: obj
     e = config.evaluate
     env = make_env(config, min(e.num_envs, e.episodes), device, seed=e.seed)
     return evaluate(agent, env, e.episodes, e.seed, stop)
+
+
+def diagnose_agent(config: Config, agent: Agent, device: torch.device) -> dict[str, Any]:
+    """The diagnosis of `agents.diagnose` with the run's learner, on as many environments as an evaluation has."""
+    a, e, t = config.agent, config.evaluate, config.train
+    spec = make_env(config, 1, device, seed=0).spec
+    unroll_length = spec.max_rows - 1 if a.full_episode else t.unroll_length
+    length, num_envs = recording_size(spec.max_rows, unroll_length, e.num_envs)
+    env = make_env(config, num_envs, device, seed=e.seed)
+    return diagnose(agent, env, length=length, unroll_length=unroll_length, gamma=a.gamma, trace_lambda=a.trace_lambda,
+                    seed=e.seed)  # fmt: skip
 
 
 def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[object], float]:
