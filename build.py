@@ -185,6 +185,13 @@ def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[obj
     return watch
 
 
+def results(report: dict[str, Any]) -> dict[str, float]:
+    """What a run ended with, as scalars of TensorBoard; what the environment has no figure for is left out."""
+    found = {f"final/{how}_{name}": report[how][key] for how in ("greedy", "sampled")
+             for name, key in (("success", "success_rate"), ("return", "mean_return"), ("score", "score"))}  # fmt: skip
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def report_line(report: dict[str, Any]) -> str:
     """One line of an evaluation for people. What an environment has no figure for is left out."""
     parts = []

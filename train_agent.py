@@ -17,11 +17,11 @@ import build  # sets the environment that torch is imported in, so it comes firs
 from agents.checkpoint import CheckpointError
 from agents.evaluate import Stopped
 from agents.learner import NonFiniteError
-from agents.runlog import RunError, check_run, create_run_dir, write_run_files, write_text
+from agents.runlog import RunError, TensorBoardMirror, check_run, create_run_dir, write_run_files, write_text
 from agents.session import Interrupt, Session
 from configs.describe import describe
 from configs.errors import ConfigError
-from configs.load import load_config, to_yaml
+from configs.load import flatten_config, load_config, to_yaml
 from configs.schema import Config
 from envs.group import EnvError
 
@@ -55,7 +55,7 @@ def train(config: Config, resume: Path | None, argv: list[str]) -> int:
     session = Session(run_dir, trainer, log_every=t.log_every, checkpoint_every=t.checkpoint_every,
                       keep=t.keep_checkpoints, evaluate_every=t.evaluate_every,
                       watch=build.watcher(config, trainer.learner.agent, device),
-                      stop_at_success=t.stop_at_success)  # fmt: skip
+                      stop_at_success=t.stop_at_success, diagnose_every=t.diagnose_every)  # fmt: skip
     print(f"run folder: {run_dir}")
     for remark in (*trainer.env.remarks, *(session.restore() if resume else ())):
         print(remark)
@@ -72,6 +72,9 @@ def train(config: Config, resume: Path | None, argv: list[str]) -> int:
         return 128 + interrupt.signum
     report |= {"step": trainer.step, "update": trainer.update}
     write_text(run_dir / "evaluation.json", json.dumps(report, indent=2) + "\n")
+    board = TensorBoardMirror(run_dir / "tensorboard")
+    board.write_settings(trainer.step, flatten_config(config), build.results(report))
+    board.close()
     print(build.report_line(report))
     print(f"film it with: python record_video.py {run_dir}")
     return 0

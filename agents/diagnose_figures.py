@@ -35,6 +35,9 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def _save(path: Path, fill: Callable, report: dict[str, Any]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     with style():
@@ -45,11 +48,14 @@ def _save(path: Path, fill: Callable, report: dict[str, Any]) -> None:
 
 
 def _mark(ax, at: float | None, text: str) -> None:
-    """A dotted line at x = at, if there is such a thing, labelled along it."""
+    """A dotted line at x = at, if there is such a thing, for the legend."""
     if at is not None:
-        ax.axvline(at, color=GREY, linewidth=1, linestyle=":")
-        ax.annotate(text, (at, 0.02), xycoords=("data", "axes fraction"), xytext=(-3, 0), textcoords="offset points",
-                    rotation=90, ha="right", va="bottom", fontsize=7, color=GREY)  # fmt: skip
+        ax.axvline(at, color=GREY, linewidth=1.2, linestyle=":", label=text)
+
+
+def _legend(ax, **place: Any) -> None:
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(fontsize=8, frameon=False, **place)
 
 
 def _gates(axes, report: dict[str, Any]) -> None:
@@ -60,6 +66,7 @@ def _gates(axes, report: dict[str, Any]) -> None:
     ax.set(xscale="log", xlabel="effective horizon 1 / (1 - mean keep), rows", ylabel="units",
            title=f"Horizon of the {len(units)} units")  # fmt: skip
     _mark(ax, m or None, f"memory needed: {m}")
+    _legend(ax)
     ax, by = axes[1], gates["by_row"]
     row = np.arange(len(by["keep_mean"]))
     low, middle, high = (np.clip(by[f"horizon_q{q}"], 1, ENDLESS) for q in ("05", "50", "95"))
@@ -73,7 +80,7 @@ def _gates(axes, report: dict[str, Any]) -> None:
     right.plot(row, by["write_mean"], color=GREEN, linewidth=1.2, label="mean write")
     right.set(ylim=(0, 1), ylabel="gate")
     handles = [h for a in (ax, right) for h in a.get_legend_handles_labels()[0]]
-    ax.legend(handles=handles, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    _legend(ax, handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def _gradient(axes, report: dict[str, Any]) -> None:
@@ -96,7 +103,7 @@ def _gradient(axes, report: dict[str, Any]) -> None:
         largest = max((max(norm) for norm in found["norm"].values()), default=1.0)
         ax.set_ylim(bottom=max(ax.get_ylim()[0], 1e-12 * largest))
         _mark(ax, report["unroll_length"], f"rollout: {report['unroll_length']}")
-    axes[0].legend(fontsize=8, frameon=False, loc="upper right")
+    _legend(axes[0], loc="upper right")
 
 
 def _probe(axes, report: dict[str, Any]) -> None:
@@ -112,7 +119,7 @@ def _probe(axes, report: dict[str, Any]) -> None:
     axes[1].set(xlabel="steps since the episode's first row", ylabel="episodes", title="Episodes it is measured on")
     axes[1].set_ylim(bottom=0)
     _mark(axes[0], m or None, f"memory needed: {m}")
-    axes[0].legend(fontsize=8, frameon=False, loc="lower left")
+    _legend(axes[0], loc="lower left")
 
 
 def _credit(axes, report: dict[str, Any]) -> None:
@@ -124,10 +131,10 @@ def _credit(axes, report: dict[str, Any]) -> None:
                 title=f"Credit ({credit['total']:.2g} an episode)")  # fmt: skip
     axes[0].invert_xaxis()
     if c is not None:
-        axes[0].axvspan(0.5, min(c, len(before)) + 0.5, color=ORANGE, alpha=0.12, linewidth=0,
+        axes[0].axvspan(0.5, min(c, len(before)) + 0.5, color=ORANGE, alpha=0.12, linewidth=0, zorder=0,
                         label=f"credit length of the task: {c}")  # fmt: skip
-        axes[0].legend(fontsize=8, frameon=False, loc="upper left")
+        _legend(axes[0], loc="upper left")
     axes[1].plot(np.arange(len(by_row["value"])), by_row["value"], color=BLUE, label="value")
     axes[1].plot(np.arange(len(by_row["advantage"])), by_row["advantage"], color=ORANGE, label="|advantage|")
     axes[1].set(xlabel="row of the episode", title="Value and credit from the cue on")
-    axes[1].legend(fontsize=8, frameon=False)
+    _legend(axes[1])

@@ -62,7 +62,7 @@ def _quantiles(keep: Tensor) -> dict[str, float]:
 def gate_levels(keep: Tensor, write: Tensor) -> dict[str, float]:
     """Of gates (..., H): their means, the share of keeps and of writes below 0.05 and above 0.95, and over the units the
     quantiles of `horizons` of each unit's mean keep."""
-    found = {}
+    keep, write, found = keep.detach(), write.detach(), {}
     for name, x in (("keep", keep), ("write", write)):
         found[f"{name}_mean"] = float(x.double().mean())
         found[f"{name}_closed"] = float((x < SATURATED).double().mean())
@@ -73,7 +73,7 @@ def gate_levels(keep: Tensor, write: Tensor) -> dict[str, float]:
 def gate_summary(keep: Tensor, write: Tensor, first: Tensor) -> dict[str, Any]:
     """`gate_levels` of gates (T, B, H), the horizon of every unit, and both over an episode: "by_row" has a list for each,
     by the row of the episode. first (T, B) begins with the first row of an episode."""
-    age = ages(first).flatten()
+    keep, write, age = keep.detach(), write.detach(), ages(first).flatten()
     size = int(age.max()) + 1
     (keep_by, counts), (write_by, _) = (mean_by(x.flatten(0, 1), age, size) for x in (keep, write))
     quantiles = [_quantiles(units) for units in keep_by]

@@ -161,6 +161,7 @@ class TrainConfig:
     threads: int | None = leaf(None, "CPU threads of torch; null: chosen for this machine", min=1, max=1024)
     evaluate_every: int = leaf(20, "updates between greedy evaluations; 0: only at the end", min=0)
     evaluate_episodes: int = leaf(256, "episodes of each of them", min=1, max=1_000_000)
+    diagnose_every: int = leaf(20, "updates between looks at the gates (gates/ in the record, histograms); 0: never", min=0)
     stop_at_success: float | None = leaf(None, "stop once such an evaluation's success rate reaches this", min=0, max=1)
 
 
