@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from agents import checkpoint
+from agents.diagnostics import gates_now
 from agents.evaluate import Stopped
 from agents.progress import Progress
 from agents.runlog import MetricsLog, TensorBoardMirror
@@ -101,10 +102,10 @@ class Session:
 
     def __init__(self, run_dir: Path, trainer: Trainer, *, log_every: int, checkpoint_every: int, keep: int,
                  evaluate_every: int = 0, watch: Callable[[Interrupt], float] | None = None,
-                 stop_at_success: float | None = None):  # fmt: skip
+                 stop_at_success: float | None = None, diagnose_every: int = 0):  # fmt: skip
         self.run_dir, self.trainer, self.keep = run_dir, trainer, keep
         self.log_every, self.checkpoint_every, self.evaluate_every = log_every, checkpoint_every, evaluate_every
-        self.watch, self.stop_at_success = watch, stop_at_success
+        self.watch, self.stop_at_success, self.diagnose_every = watch, stop_at_success, diagnose_every
         self.metrics = MetricsLog(run_dir / "metrics.jsonl")
         self.solved = False
         self.saved: tuple[int, bool] | None = None  # the update, and whether its row was pending
@@ -153,14 +154,19 @@ class Session:
     def run(self, interrupt: Interrupt) -> bool:
         """Trains to the end (True) or to a signal (False). Saves in either case."""
         trainer, began, first_step = self.trainer, time.monotonic(), self.trainer.step
-        board = TensorBoardMirror(self.run_dir / "tensorboard", purge_step=trainer.step or None)
+        # a resumed run has the row of this step already, unless its evaluation was broken off; it hides what it writes anew
+        board = TensorBoardMirror(self.run_dir / "tensorboard", purge_step=trainer.step + (self.pending is None))
         self.save()  # so that there is something to resume from at any moment
         with Progress(trainer.steps, initial_step=trainer.step) as progress:
             while not (interrupt or self.finished):
+                histograms = {}
                 if self.pending is None:
                     with interrupt.bounded(lambda: self._last_words(progress)):
                         log = trainer.iterate()
                     row = self._row(log) if trainer.update % self.log_every == 0 or trainer.done else {}
+                    if self.diagnose_every and trainer.update % self.diagnose_every == 0:
+                        gates, histograms = gates_now(trainer.learner.agent, trainer.carry)
+                        row |= {f"gates/{name}": value for name, value in gates.items()}
                 else:
                     row, self.pending = self.pending, None
                 if self.watch and self.evaluate_every and trainer.update % self.evaluate_every == 0:
@@ -176,7 +182,8 @@ class Session:
                     row = {"step": trainer.step, "update": trainer.update} | row
                     row |= {"time/elapsed": elapsed, "time/steps_per_second": rate}
                     self.metrics.write(row)
-                    board.write(trainer.step, row)
+                    board.write(trainer.step, {name: value for name, value in row.items() if "/" in name},
+                                {f"gates/{name}": x for name, x in histograms.items()})  # fmt: skip
                 progress.update(trainer.step, row)
                 if trainer.update % self.checkpoint_every == 0:
                     self.save()

@@ -201,7 +201,8 @@ def test_the_oracle_attains_its_figure(name, cue_visible):
         assert env.success(env.state)[env.ended & alive].all()
         alive &= ~env.ended
     error = total.std().item() / many**0.5  # nil where every episode is worth the same
-    assert total.mean().item() == pytest.approx(env.spec.r_oracle, abs=4 * error + 1e-6)
+    if env.spec.r_oracle is not None:  # None: too many layouts to work it out; there success is all that is asked
+        assert total.mean().item() == pytest.approx(env.spec.r_oracle, abs=4 * error + 1e-6)
     assert env.spec.max_rows is None or rows <= env.spec.max_rows
 
 
