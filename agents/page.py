@@ -58,7 +58,8 @@ def page(title: str, about: str, facts: Sequence[str], figures: Sequence[Path], 
     parts.append("<p class=soft>" + "<br>".join(map(escape, facts)) + "</p>")
     parts.append(_section("Ranking", _table([_words(row) for row in ranking]) + NOTE))
     for path in figures:
-        parts.append(_section("", f"<figure><div class=wide>{_svg(path)}</div><figcaption>{escape(CAPTIONS[path.stem])}</figcaption></figure>"))
+        caption = f"<figcaption>{escape(CAPTIONS[path.stem])}</figcaption>"
+        parts.append(_section("", f"<figure><div class=wide>{_svg(path)}</div>{caption}</figure>"))
     if longest:
         note = "<p class=soft>The longest length up to which at least half of the runs solve, and the longest tried.</p>"
         parts.append(_section("Longest length solved", _table(longest) + note))
