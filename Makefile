@@ -27,10 +27,10 @@ train: setup
 	$(RUN) train_agent.py $(ARGS)
 
 test: setup-dev
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --dist worksteal
 
 test-slow: setup-dev
-	$(RUN) -m pytest -m slow --timeout 3600
+	$(RUN) -m pytest -m slow --timeout 3600 --numprocesses auto --dist worksteal
 
 test-gpu:
 	$(or $(wildcard $(RUN)),$(PYTHON)) -m pytest -m gpu

@@ -18,18 +18,20 @@ import torch
 from agents import checkpoint
 from agents.agent import Agent, extra_inputs
 from agents.auxiliary import Auxiliary, AuxiliarySettings
+from agents.diagnose import diagnose, recording_size
 from agents.encoders import make_encoder
 from agents.evaluate import evaluate, play
 from agents.learner import Learner, Settings, make_optimizer
+from agents.observations import make_target
 from agents.session import check_like
 from agents.trainer import Schedule, Trainer
 from configs.errors import ConfigError
 from configs.load import diff_configs, from_resolved
-from configs.schema import Config, DecoderConfig
+from configs.schema import HIDDEN_SIZE, Config, DecoderConfig
 from envs import make as make_env_by_name
-from envs.env import Env
+from envs.env import Stream
 from memory_cells import VARIANTS, make_core
-from memory_cells.variants import OPTIONS
+from memory_cells.variants import OPTIONS, matching_hidden_size
 
 KNOWN_CELLS = tuple(VARIANTS)
 
@@ -63,16 +65,24 @@ def set_up_torch(config: Config) -> torch.device:
     return torch.device(name)
 
 
-def make_env(config: Config, num_envs: int, device: torch.device, seed: int) -> Env:
-    """The environment of `config.env`. Raises ConfigError."""
+def make_env(config: Config, num_envs: int, device: torch.device, seed: int, render: bool = False) -> Stream:
+    """The environment of `config.env`. Raises ConfigError.
+
+    render: its `render` will be called, which a Gymnasium environment must know beforehand.
+    """
     kwargs = dataclasses.asdict(config.env)
+    name, common = kwargs.pop("name"), {"num_envs": num_envs, "device": device, "seed": seed}
     try:
-        return make_env_by_name(kwargs.pop("name"), num_envs=num_envs, device=device, seed=seed, **kwargs)
+        if name == "gymnasium":
+            from envs.gymnasium_stream import make_gymnasium  # needs Gymnasium, which the others do without
+
+            return make_gymnasium(**kwargs, **common, render=render)
+        return make_env_by_name(name, **common, **kwargs)
     except ValueError as error:
         raise ConfigError(f"env: {error}") from error
 
 
-def make_agent(config: Config, env: Env) -> Agent:
+def make_agent(config: Config, env: Stream) -> Agent:
     """A freshly initialised agent, drawn from the config's seed whatever was drawn before, on the env's device."""
     c, a = config.cell, config.agent
     horizon = c.horizon if c.horizon is not None else env.spec.max_rows
@@ -80,9 +90,13 @@ def make_agent(config: Config, env: Env) -> Agent:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            core = make_core(c.name, a.embedding_size, c.hidden_size, horizon=horizon, **options)
+            width = HIDDEN_SIZE if c.hidden_size is None else c.hidden_size
+            if c.match_parameters is not None:
+                width = matching_hidden_size(c.name, a.embedding_size, c.match_parameters, horizon=horizon, **options)
+            core = make_core(c.name, a.embedding_size, width, horizon=horizon, **options)
         except ValueError as error:
-            raise ConfigError(f"cell: {error}") from error
+            hint = "" if horizon is not None or "horizon" not in str(error) else "; give cell.horizon"
+            raise ConfigError(f"cell: {error}{hint}") from error
         extra = extra_inputs(env.num_actions, a.see_last_action, a.see_last_reward)
         encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, extra, a.embedding_size)
         agent = Agent(encoder, env.num_actions, core, see_last_action=a.see_last_action,
@@ -90,7 +104,7 @@ def make_agent(config: Config, env: Env) -> Agent:
     return agent.to(env.device)
 
 
-def make_auxiliary(config: Config, agent: Agent, env: Env) -> Auxiliary | None:
+def make_auxiliary(config: Config, agent: Agent, env: Stream) -> Auxiliary | None:
     """The decoder of `config.aux`, drawn from the config's seed, or None."""
     aux = config.aux
     if not isinstance(aux, DecoderConfig):
@@ -98,8 +112,8 @@ def make_auxiliary(config: Config, agent: Agent, env: Env) -> Auxiliary | None:
     known = {f.name: getattr(aux, f.name) for f in dataclasses.fields(AuxiliarySettings) if f.name != "kind"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        size = int(torch.Size(env.obs_shape).numel())
-        return Auxiliary(agent, size, AuxiliarySettings(kind=aux.name, **known)).to(env.device)
+        target = make_target(env.obs_kind, env.obs_shape, env.obs_values)
+        return Auxiliary(agent, target, AuxiliarySettings(kind=aux.name, **known)).to(env.device)
 
 
 def make_trainer(config: Config, device: torch.device) -> Trainer:
@@ -108,6 +122,10 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     torch.manual_seed(config.seed)  # the default generator too: it starts differently in every process, and is saved
     env = make_env(config, t.num_envs, device, seed=config.seed)
     agent = make_agent(config, env)
+    if a.budget_cost and not agent.core.time_gates(agent.initial_state(1)):
+        gated = ", ".join(name for name, row in VARIANTS.items() if "threshold" in row.options)
+        raise ConfigError(f"agent.budget_cost={a.budget_cost} needs a cell with a time gate ({gated}); "
+                          f"cell={config.cell.name} has none")  # fmt: skip
     auxiliary = make_auxiliary(config, agent, env)
     modules = torch.nn.ModuleList([agent] if auxiliary is None else [agent, auxiliary])
     try:
@@ -131,46 +149,81 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
         raise ConfigError(f"agent: {error}") from error
 
 
-def evaluate_agent(config: Config, agent: Agent, device: torch.device) -> dict[str, Any]:
-    """The evaluation of `config.evaluate`: the same inside training and in evaluate_agent.py, bit for bit."""
+def evaluate_agent(config: Config, agent: Agent, device: torch.device, stop: object = False) -> dict[str, Any]:
+    """The evaluation of `config.evaluate`: the same inside training and in evaluate_agent.py, bit for bit.
+
+    Raises agents.evaluate.Stopped once `stop` is true.
+    """
     e = config.evaluate
     env = make_env(config, min(e.num_envs, e.episodes), device, seed=e.seed)
-    return evaluate(agent, env, e.episodes, e.seed)
+    return evaluate(agent, env, e.episodes, e.seed, stop)
 
 
-def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[], float]:
-    """The greedy success rate of `agent` as it stands, over `train.evaluate_episodes` episodes, the same each time."""
+def diagnose_agent(config: Config, agent: Agent, device: torch.device) -> dict[str, Any]:
+    """The diagnosis of `agents.diagnose` with the run's learner, on as many environments as an evaluation has."""
+    a, e, t = config.agent, config.evaluate, config.train
+    spec = make_env(config, 1, device, seed=0).spec
+    unroll_length = spec.max_rows - 1 if a.full_episode else t.unroll_length
+    length, num_envs = recording_size(spec.max_rows, unroll_length, e.num_envs)
+    env = make_env(config, num_envs, device, seed=e.seed)
+    return diagnose(agent, env, length=length, unroll_length=unroll_length, gamma=a.gamma, trace_lambda=a.trace_lambda,
+                    seed=e.seed)  # fmt: skip
+
+
+def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[object], float]:
+    """The greedy success rate of `agent` as it stands, over `train.evaluate_episodes` episodes, the same each time.
+
+    Its argument, once true, stops it (agents.evaluate.Stopped).
+    """
     episodes, seed = config.train.evaluate_episodes, config.evaluate.seed
     env = make_env(config, min(config.evaluate.num_envs, episodes), device, seed)
 
-    def watch() -> float:
+    def watch(stop: object = False) -> float:
         env.seed(seed)
-        return play(agent, env, episodes, None).success.double().mean().item()
+        return play(agent, env, episodes, None, stop).success.double().mean().item()
 
     return watch
 
 
+def results(report: dict[str, Any]) -> dict[str, float]:
+    """What a run ended with, as scalars of TensorBoard; what the environment has no figure for is left out."""
+    found = {f"final/{how}_{name}": report[how][key] for how in ("greedy", "sampled")
+             for name, key in (("success", "success_rate"), ("return", "mean_return"), ("score", "score"))}  # fmt: skip
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def report_line(report: dict[str, Any]) -> str:
-    """One line of an evaluation for people."""
+    """One line of an evaluation for people. What an environment has no figure for is left out."""
     parts = []
     for how in ("greedy", "sampled"):
         r = report[how]
         low, high = r["success_interval"]
-        parts.append(f"{how} success {r['success_rate']:.1%} [{low:.1%}, {high:.1%}], return {r['mean_return']:.3f}")
+        part = f"{how} success {r['success_rate']:.1%} [{low:.1%}, {high:.1%}], return {r['mean_return']:.3f}"
+        if r.get("score") is not None:
+            part += f", score {r['score']:.2f}"
+        if "unit_updates" in r:
+            part += (f", {r['unit_updates']:.1%} of unit updates made "
+                     f"({r['multiply_adds']:,} of {r['multiply_adds_total']:,} multiply-adds)")  # fmt: skip
+        parts.append(part)
+    if "row_seconds" in report:
+        s = report["row_seconds"]
+        parts.append(f"a row takes {1e6 * s['plain']:.0f} us, with open units alone {1e6 * s['open_units']:.0f} us")
     best, chance = report["reference"]["r_star"], report["reference"]["chance"]
     known = [] if best is None else [f"optimum {best:g}"]
     known += [] if chance is None else [f"chance success {chance:.0%}"]
     return f"{report['episodes']} episodes: {'; '.join(parts)}" + (f" ({', '.join(known)})" if known else "")
 
 
-def load_agent(run_dir: Path, config: Config, env: Env) -> tuple[Agent, dict[str, int]]:
+def load_agent(run_dir: Path, config: Config, env: Stream) -> tuple[Agent, dict[str, int]]:
     """The agent of a run's latest checkpoint and where it stood. Raises CheckpointError."""
     tensors, meta, folder = checkpoint.load(run_dir)
     agent = make_agent(config, env)
     try:
         state = checkpoint.unflatten(tensors, meta["trainer"])
-        check_like(state["agent"], dict(agent.state_dict()), "agent")
-        agent.load_state_dict(state["agent"])
+        own = agent.state_dict()
+        check_like(state["agent"], dict(own), "agent")
+        # a threshold is for evaluation only, so the config's counts and not the one that was saved
+        agent.load_state_dict(state["agent"] | {k: v for k, v in own.items() if k.endswith(".threshold")})
         where = {name: state[name] for name in ("step", "update")}
         check_like(where, {"step": 0, "update": 0}, "trainer")
         return agent, where

@@ -1,9 +1,14 @@
 """Evaluate the latest checkpoint of a run: exactly N episodes, greedy and sampled, with intervals.
 
-    python evaluate_agent.py RUN [--episodes N] [--lengths 50,100,200] [--json] [key=value ...]
+    python evaluate_agent.py RUN [--episodes N] [--lengths 50,100,200] [--diagnose] [--json] [key=value ...]
 
---lengths evaluates once per corridor length; --json prints one JSON object on standard output and nothing else;
-key=value changes the environment or the evaluation (env.corridor_length=100, evaluate.seed=7, device=cpu).
+--lengths evaluates once per length (of a T-maze: its corridor); --json prints one JSON object on standard output and
+nothing else; key=value changes the environment or the evaluation (env.corridor_length=100, evaluate.seed=7, device=cpu),
+and of a cell with a time gate the openness below which a unit is not computed (cell.threshold=0.05). For such a cell the
+report has the multiply-adds executed and in all, the share of unit updates made, and measured seconds for one row.
+
+--diagnose says too what the gates do, how far gradients go, how long the cue can be read from the state and which actions
+get the credit, and writes figures and all numbers to RUN/diagnose/ (docs/diagnostics.md).
 """
 
 from __future__ import annotations
@@ -15,11 +20,16 @@ from pathlib import Path
 
 import build  # sets the environment that torch is imported in, so it comes first
 from agents.checkpoint import CheckpointError
+from agents.diagnose import plain, summary, write_report
+from agents.evaluate import row_seconds
 from agents.runlog import RunError, check_run
 from configs.errors import ConfigError
+from envs.group import EnvError
 
-#: what an evaluation may change
-CHANGEABLE = ("env.", "evaluate.", "device", "train.threads", "cell.path")
+#: what an evaluation may change: of the cell, what training does not see and no parameter depends on
+CHANGEABLE = ("env.", "evaluate.", "device", "train.threads", "cell.path", "cell.threshold")
+#: rows that are timed
+TIMED = 256
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,19 +51,38 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("settings", nargs="*", metavar="key=value")
     parser.add_argument("--episodes", type=int)
     parser.add_argument("--lengths", type=lengths)
+    parser.add_argument("--diagnose", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_intermixed_args(argv)
+    if options.diagnose and options.lengths is not None:
+        raise ConfigError("--diagnose is of one length; give it as a setting (env.corridor_length=100), not with --lengths")
     extra = [] if options.episodes is None else [f"evaluate.episodes={options.episodes}"]
     return options, [*options.settings, *extra]
 
 
-def evaluate(run_dir: Path, tokens: list[str]) -> dict:
-    """The report of one setting of the environment."""
+def evaluate(run_dir: Path, tokens: list[str], diagnose: bool = False) -> dict:
+    """The report of one setting of the environment; with the diagnosis under "diagnose", written to the run's folder."""
     config = build.run_config(run_dir, tokens, CHANGEABLE)
     device = build.set_up_torch(config)
     env = build.make_env(config, 1, device, seed=0)
     agent, where = build.load_agent(run_dir, config, env)
-    return build.evaluate_agent(config, agent, device) | where
+    report = build.evaluate_agent(config, agent, device) | where
+    if seconds := row_seconds(agent, min(round(report["greedy"]["mean_length"]), TIMED)):
+        report["row_seconds"] = seconds
+    if diagnose:
+        report["diagnose"] = build.diagnose_agent(config, agent, device)
+        write_report(run_dir / "diagnose", report["diagnose"])
+    return report
+
+
+def show(report: dict, as_json: bool, run_dir: Path) -> None:
+    """Prints one report."""
+    if as_json:
+        print(json.dumps(plain(report), allow_nan=False))
+        return
+    print(build.report_line(report))
+    if "diagnose" in report:
+        print(*summary(report["diagnose"]), f"figures: {run_dir / 'diagnose'}", sep="\n")
 
 
 def main(argv: list[str]) -> int:
@@ -61,16 +90,18 @@ def main(argv: list[str]) -> int:
         options, tokens = parse(argv)
         check_run(options.run)
         if options.lengths is None:
-            report = evaluate(options.run, tokens)
-            print(json.dumps(report) if options.json else build.report_line(report))
+            show(evaluate(options.run, tokens, options.diagnose), options.json, options.run)
             return 0
-        reports = {n: evaluate(options.run, [*tokens, f"env.corridor_length={n}"]) for n in options.lengths}
+        env = build.run_config(options.run, tokens, CHANGEABLE).env
+        if env.length_key is None:
+            raise ConfigError(f"--lengths: env={env.name} has no length to vary")
+        reports = {n: evaluate(options.run, [*tokens, f"env.{env.length_key}={n}"]) for n in options.lengths}
         if options.json:
             print(json.dumps({"lengths": reports}))
         for length, report in () if options.json else reports.items():
-            print(f"corridor {length}: {build.report_line(report)}")
+            print(f"{env.length_key.removesuffix('_length').replace('_', ' ')} {length}: {build.report_line(report)}")
         return 0
-    except (ConfigError, RunError, CheckpointError) as error:
+    except (ConfigError, RunError, CheckpointError, EnvError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -1,10 +1,11 @@
-"""Film the latest checkpoint of a run: episodes of both cue values side by side, with policy, value, memory and gates.
+"""Film the latest checkpoint of a run: two episodes side by side, with policy, value, memory and gates.
 
-    python record_video.py RUN [--episodes N] [--out FILE] [--fps F] [--sampled] [key=value ...]
+    python record_video.py RUN [--episodes N] [--max-steps N] [--out FILE] [--fps F] [--sampled] [key=value ...]
 
-Writes FILE as MP4 and, beside it, the same as GIF (default RUN/video.mp4 and RUN/video.gif). --episodes is the number
-for each cue value (default 1). --sampled draws actions from the policy instead of taking the likeliest. key=value
-changes the environment or the film's seed (env.corridor_length=100, evaluate.seed=7, device=cpu).
+Left and right have different cues where the environment has cues. Writes FILE as MP4 and, beside it, the same as GIF
+(default RUN/video.mp4 and RUN/video.gif). --episodes is the number for each side (default 1), --max-steps breaks longer
+ones off (default 2000). --sampled draws actions from the policy instead of taking the likeliest. key=value changes the
+environment or the film's seed (env.corridor_length=100, evaluate.seed=7, device=cpu).
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ import torch
 from agents.checkpoint import CheckpointError
 from agents.film import FilmError, shoot
 from agents.runlog import RunError, check_run
-from agents.video import scenes, write
+from agents.scenes import scenes
+from agents.video import write
 from configs.errors import ConfigError
+from configs.schema import EnvConfig
+from envs.group import EnvError
 
 #: what a film may change
 CHANGEABLE = ("env.", "evaluate.seed", "device", "train.threads")
@@ -39,12 +43,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("run", type=Path)
     parser.add_argument("settings", nargs="*", metavar="key=value")
     parser.add_argument("--episodes", type=int, default=1)
+    parser.add_argument("--max-steps", type=int, default=2000)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--fps", type=float)
     parser.add_argument("--sampled", action="store_true")
     options = parser.parse_intermixed_args(argv)
     if options.episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, got {options.episodes}")
+    if options.max_steps < 1:
+        raise ConfigError(f"--max-steps must be at least 1, got {options.max_steps}")
     if options.fps is not None and not (math.isfinite(options.fps) and 0.1 <= options.fps <= 240):
         raise ConfigError(f"--fps must lie between 0.1 and 240, got {options.fps:g}")
     if options.out is not None and options.out.suffix.lower() not in (".mp4", ".gif"):
@@ -52,22 +59,32 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
+def about(env: EnvConfig) -> str:
+    """What stands beside the cell's name: the environment and its length."""
+    name = getattr(env, "id", env.name.replace("_", " "))
+    length = env.length_key and getattr(env, env.length_key)
+    return name if length is None else f"{name} · {env.length_key.removesuffix('_length').replace('_', ' ')} {length}"
+
+
 def film(options: argparse.Namespace) -> str:
     """Shoots and writes; returns the line to print."""
     out = options.out or options.run / "video.mp4"
     config = build.run_config(options.run, options.settings, CHANGEABLE)
     device, seed = build.set_up_torch(config), config.evaluate.seed
-    env = build.make_env(config, max(32, 16 * options.episodes), device, seed)
+    env = build.make_env(config, 2 * options.episodes, device, seed, render=True)
+    if env.cue(env.state) is not None:  # more of them, so that two cue values are among them
+        env = build.make_env(config, max(32, 16 * options.episodes), device, seed, render=True)
     agent, where = build.load_agent(options.run, config, env)
     generator = torch.Generator(device).manual_seed(seed + 1) if options.sampled else None
-    pairs = shoot(agent, env, options.episodes, generator)
-    length = getattr(config.env, "corridor_length", None)
-    about = config.env.name.replace("_", " ") + (f" · corridor {length}" if length else "")
+    pairs = shoot(agent, env, options.episodes, generator, options.max_steps)
     note = f"trained {where['step']:,} steps · {'sampled' if options.sampled else 'greedy'}"
     mp4, gif = out.with_suffix(".mp4"), out.with_suffix(".gif")
-    frames = write(scenes(pairs, env.action_names, (config.cell.name, about), note), mp4, gif, options.fps)
-    correct = sum(episode.success for pair in pairs for episode in pair)
-    return f"{mp4} and {gif.name}: {frames} frames, {correct} of {2 * len(pairs)} episodes correct"
+    frames = write(scenes(pairs, env.action_names, (config.cell.name, about(config.env)), note), mp4, gif, options.fps)
+    episodes = [episode for pair in pairs for episode in pair]
+    told = f"{sum(e.success is True for e in episodes)} of {len(episodes)} episodes successful"
+    if cut := sum(e.success is None for e in episodes):
+        told += f", {cut} cut after --max-steps {options.max_steps}"
+    return f"{mp4} and {gif.name}: {frames} frames, {told}"
 
 
 def main(argv: list[str]) -> int:
@@ -76,7 +93,7 @@ def main(argv: list[str]) -> int:
         check_run(options.run)
         print(film(options))
         return 0
-    except (ConfigError, RunError, CheckpointError, FilmError) as error:
+    except (ConfigError, RunError, CheckpointError, FilmError, EnvError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -15,16 +15,18 @@ from pathlib import Path
 
 import build  # sets the environment that torch is imported in, so it comes first
 from agents.checkpoint import CheckpointError
+from agents.evaluate import Stopped
 from agents.learner import NonFiniteError
-from agents.runlog import RunError, check_run, create_run_dir, write_run_files, write_text
-from agents.session import Session
+from agents.runlog import RunError, TensorBoardMirror, check_run, create_run_dir, write_run_files, write_text
+from agents.session import Interrupt, Session
 from configs.describe import describe
 from configs.errors import ConfigError
-from configs.load import load_config, to_yaml
+from configs.load import flatten_config, load_config, to_yaml
 from configs.schema import Config
+from envs.group import EnvError
 
 #: what a resumed run may change: where and how often, not what it computes
-RESUMABLE = ("device", "train.checkpoint_every", "train.keep_checkpoints", "train.threads")
+RESUMABLE = ("device", "train.checkpoint_every", "train.keep_checkpoints", "train.threads", "env.workers", "env.timeout")
 
 
 def parse(argv: list[str]) -> tuple[Config, Path | None]:
@@ -48,23 +50,31 @@ def train(config: Config, resume: Path | None, argv: list[str]) -> int:
     trainer = build.make_trainer(config, device)  # before the folder: a bad combination must leave nothing behind
     run_dir = resume or create_run_dir(config.run_dir, name=f"{config.env.name}-{config.cell.name}-s{config.seed}")
     if not resume:
-        write_run_files(run_dir, to_yaml(config), argv)
+        write_run_files(run_dir, to_yaml(config), argv, trainer.env.exact)
     t = config.train
     session = Session(run_dir, trainer, log_every=t.log_every, checkpoint_every=t.checkpoint_every,
                       keep=t.keep_checkpoints, evaluate_every=t.evaluate_every,
                       watch=build.watcher(config, trainer.learner.agent, device),
-                      stop_at_success=t.stop_at_success)  # fmt: skip
+                      stop_at_success=t.stop_at_success, diagnose_every=t.diagnose_every)  # fmt: skip
     print(f"run folder: {run_dir}")
-    for remark in session.restore() if resume else []:
+    for remark in (*trainer.env.remarks, *(session.restore() if resume else ())):
         print(remark)
-    stopped = session.run()
-    session.close()
-    if stopped:
-        print(f"stopped at step {trainer.step:,} and saved; go on with: python train_agent.py --resume {run_dir}")
-        return 128 + stopped
-    report = build.evaluate_agent(config, trainer.learner.agent, device)
+    with Interrupt() as interrupt:
+        finished = session.run(interrupt)
+        session.close()
+        try:
+            report = build.evaluate_agent(config, trainer.learner.agent, device, interrupt) if finished else None
+        except Stopped:
+            report = None
+    if report is None:
+        where = f"at step {trainer.step:,}" if not finished else "in the final evaluation"
+        print(f"stopped {where} and saved; go on with: python train_agent.py --resume {run_dir}")
+        return 128 + interrupt.signum
     report |= {"step": trainer.step, "update": trainer.update}
     write_text(run_dir / "evaluation.json", json.dumps(report, indent=2) + "\n")
+    board = TensorBoardMirror(run_dir / "tensorboard")
+    board.write_settings(trainer.step, flatten_config(config), build.results(report))
+    board.close()
     print(build.report_line(report))
     print(f"film it with: python record_video.py {run_dir}")
     return 0
@@ -82,6 +92,9 @@ def main(argv: list[str]) -> int:
         return 2
     except NonFiniteError as error:
         print(f"error: {error}; training stopped before the step, the last checkpoint is intact", file=sys.stderr)
+        return 1
+    except EnvError as error:
+        print(f"error: {error}; what was saved before is intact, --resume RUN goes on from there", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # before the first update or after the last one; in between the session saves and leaves
         print("interrupted; a run that has begun goes on with --resume RUN", file=sys.stderr)

@@ -51,9 +51,12 @@ class Agent(nn.Module):
 
         Returns Output, the state after the last row, and the traces of `unroll` if `record` names any.
         """
-        x = self.encoder(rows.obs, self._extra(rows))
-        y, *rest = unroll(self.core, x, rows.first, state, path=self.path, record=record, noise=noise)
+        y, *rest = unroll(self.core, self.embed(rows), rows.first, state, path=self.path, record=record, noise=noise)
         return Output(self.policy(y), self.value(y).squeeze(-1)), *rest
+
+    def embed(self, rows: Step) -> Tensor:
+        """(T, B, I): what the core gets of `rows`."""
+        return self.encoder(rows.obs, self._extra(rows))
 
     def _extra(self, rows: Step) -> Tensor:
         """(T, B, E): last action (one-hot; "none" is all zero) and last reward, as far as the agent sees them."""

@@ -4,7 +4,7 @@ Trinh, Dai, Luong & Le 2018 (arXiv 1803.00144), carried over from sequences to t
 decoder starts from the core's state and runs over a segment of rows, told each true row before the next. The paper's
 anchors are drawn per sequence; ours once per update and minibatch, for all its environments (those with an episode's
 boundary in between are masked). Its regression on pixels becomes one on observations and rewards, and cross-entropy on
-actions.
+actions and on the codes of symbolic observations.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from agents.agent import Agent
 from agents.losses import masked_mean
+from agents.observations import Codes, Numbers
 from agents.rollout import Rollout
 from envs.env import Step
 from memory_cells.cells import State
@@ -43,14 +44,14 @@ class AuxiliarySettings:
 class Auxiliary(nn.Module):
     """The decoder and its loss. Needs the agent only for its sizes."""
 
-    def __init__(self, agent: Agent, obs_size: int, settings: AuxiliarySettings):
+    def __init__(self, agent: Agent, target: Numbers | Codes, settings: AuxiliarySettings):
         super().__init__()
-        self.settings, self.num_actions, self.obs_size = settings, agent.num_actions, obs_size
+        self.settings, self.num_actions, self.target = settings, agent.num_actions, target
         size, layers = settings.decoder_size, settings.decoder_layers
         width = flat_state(agent.initial_state(1)).shape[-1]
         self.start = nn.Linear(width, 2 * size)  # state -> (h, c) of the bottom layer; the upper ones start at zero
-        self.decoder = nn.LSTM(obs_size + self.num_actions + 1, size, layers)
-        outputs = obs_size + 1 + (self.num_actions if settings.kind == "reconstruct" else 0)
+        self.decoder = nn.LSTM(target.size + self.num_actions + 1, size, layers)
+        outputs = target.size + 1 + (self.num_actions if settings.kind == "reconstruct" else 0)
         self.readout = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, outputs))
 
     def loss(self, agent: Agent, rollout: Rollout, state: State, generator: torch.Generator) -> tuple[Tensor, dict]:
@@ -100,18 +101,18 @@ class Auxiliary(nn.Module):
 
     def _decode(self, held: State, span: Step, same_episode: Tensor, distance: int):
         """Loss of predicting rows 1.. of `span` from the rows before and the held state; `distance` of row 0."""
-        obs, reward = span.obs.flatten(2).float(), span.reward.unsqueeze(-1)
+        reward = span.reward.unsqueeze(-1)
         reconstruct = self.settings.kind == "reconstruct"
         action = span.action if reconstruct else torch.roll(span.action, -1, 0)  # the action that leads to the next row
         taken = (action.unsqueeze(-1) == torch.arange(self.num_actions, device=action.device)).float()
-        x = torch.cat([obs, taken, reward], -1)[:-1]
+        x = torch.cat([self.target.read(span.obs), taken, reward], -1)[:-1]
         h, c = self.start(flat_state(held)).tanh().chunk(2, -1)
         pad = torch.zeros(self.decoder.num_layers - 1, *h.shape, device=h.device, dtype=h.dtype)
         y, _ = self.decoder(x, (torch.cat([h.unsqueeze(0), pad]), torch.cat([c.unsqueeze(0), pad])))
         guess_obs, guess_reward, *guess_action = self.readout(y).split(
-            [self.obs_size, 1] + ([self.num_actions] if reconstruct else []), -1
+            [self.target.size, 1] + ([self.num_actions] if reconstruct else []), -1
         )
-        error = (guess_obs - obs[1:]).square().mean(-1) + (guess_reward - reward[1:]).square().squeeze(-1)
+        error = self.target.error(guess_obs, span.obs[1:]) + (guess_reward - reward[1:]).square().squeeze(-1)
         mask = same_episode.expand(error.shape)
         loss = masked_mean(error, mask)
         if reconstruct:  # a first row, which only row 0 could be, has no action

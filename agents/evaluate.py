@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,12 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent, act
-from envs.env import Env, Step
+from envs.env import Step, Stream
+from memory_cells.wrappers import TimeGate, step_open_units
+
+
+class Stopped(Exception):
+    """An evaluation was broken off because `stop` said so; it has changed nothing but its own environment."""
 
 
 class Episodes(NamedTuple):
@@ -34,8 +40,8 @@ def evaluating(agent: Agent) -> Iterator[None]:
         agent.train(was)
 
 
-def play(agent: Agent, env: Env, episodes: int, generator: torch.Generator | None) -> Episodes:
-    """Plays `episodes` episodes; greedy without a generator, else sampled with it.
+def play(agent: Agent, env: Stream, episodes: int, generator: torch.Generator | None, stop: object = False) -> Episodes:
+    """Plays `episodes` episodes; greedy without a generator, else sampled with it. Raises Stopped once `stop` is true.
 
     Every environment has a quota fixed beforehand, so short episodes are not over-counted; what it plays beyond the
     quota is dropped. The agent's state is carried and reset by the stream, so a recurrent agent cannot be evaluated
@@ -54,6 +60,8 @@ def play(agent: Agent, env: Env, episodes: int, generator: torch.Generator | Non
     row, state, steps = env.reset(), agent.initial_state(B), 0
     with torch.no_grad(), evaluating(agent):
         while steps % 16 or bool((done < quota).any()):  # ask the device only now and then
+            if stop:
+                raise Stopped
             output, state = agent(Step(*(x.unsqueeze(0) for x in row)), state)
             row = env.step(act(output, generator))
             total += row.reward
@@ -101,15 +109,68 @@ def _bootstrap(values: np.ndarray) -> list[float]:
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
 
-def evaluate(agent: Agent, env: Env, episodes: int, seed: int) -> dict[str, Any]:
-    """Greedy and sampled play from the same seed, with chance and optimum beside them.
+def computation(agent: Agent, lengths: Tensor) -> dict[str, Any]:
+    """What its time gates had the core compute in episodes of these lengths, (N,) int64, at the rows that were acted on:
+    executed multiply-adds of its matrix products, all there were, and the share of unit updates made. {} for a core without.
 
+    A time gate looks at nothing but the row's number in its episode, so the lengths are all it takes.
+    """
+    gates = agent.core.time_gates(agent.initial_state(1))
+    if not gates:
+        return {}
+    times = torch.bincount(lengths)[1:].flip(0).cumsum(0).flip(0).unsqueeze(1)  # episodes that have a row 1, 2, ...
+    first, device = torch.arange(len(times)).unsqueeze(1) == 0, next(agent.parameters()).device
+    with evaluating(agent):
+        counts = [gate.multiply_adds(first.to(device), state, times.to(device)) for gate, state in gates]
+    executed, total = ([int(n) for n in each] for each in zip(*counts, strict=True))
+    share = sum(part / whole for part, whole in zip(executed, total, strict=True)) / len(gates)
+    return {"unit_updates": share, "multiply_adds": sum(executed), "multiply_adds_total": sum(total)}
+
+
+def row_seconds(agent: Agent, rows: int) -> dict[str, float]:
+    """Measured seconds that a time-gated core takes for one row of one environment, the mean over an episode's first `rows`
+    and the best of three: "plain", as acting does it, and "open_units", with the rows of closed units left out. {} where
+    `step_open_units` does not apply.
+    """
+    core, like = agent.core, next(agent.parameters())
+    if not isinstance(core, TimeGate):
+        return {}
+    x = torch.zeros(rows, 1, core.input_size, dtype=like.dtype, device=like.device)  # what is open is a matter of time
+
+    def plain(row, state):
+        return core.step(tuple(z[0] for z in core.project(row.unsqueeze(0))), state)
+
+    def seconds(step) -> float:
+        state, began = core.initial_state(1), time.perf_counter()
+        for row in x:
+            state = step(row, state)
+        float(state[-1])  # waits for the device
+        return (time.perf_counter() - began) / rows
+
+    with torch.no_grad(), evaluating(agent):
+        try:
+            step_open_units(core, x[0], core.initial_state(1))
+        except ValueError:
+            return {}
+        ways = {"plain": plain, "open_units": lambda row, state: step_open_units(core, row, state)[0]}
+        return {name: min(seconds(step) for _ in range(3)) for name, step in ways.items()}
+
+
+def evaluate(agent: Agent, env: Stream, episodes: int, seed: int, stop: object = False) -> dict[str, Any]:
+    """Greedy and sampled play from the same seed, with chance and optimum beside them. Raises Stopped as `play` does.
+
+    "score" is `Spec.score` of the mean return: 0 without the ability under test, 1 at the optimum; None where undefined.
     `env` is the evaluation's own and is reseeded; no other generator is touched.
     """
-    env.seed(seed)
-    greedy = summarise(play(agent, env, episodes, None))
-    env.seed(seed)
-    sampled = summarise(play(agent, env, episodes, torch.Generator(env.device).manual_seed(seed + 1)))
+
+    def summary(generator: torch.Generator | None) -> dict[str, Any]:
+        env.seed(seed)
+        played = play(agent, env, episodes, generator, stop)
+        return summarise(played) | computation(agent, played.lengths)
+
+    greedy, sampled = summary(None), summary(torch.Generator(env.device).manual_seed(seed + 1))
     spec = env.spec
+    for found in (greedy, sampled):
+        found["score"] = spec.score(found["mean_return"])
     reference = {"chance": spec.chance, "r_star": spec.r_star, "r0_memory": spec.r0_memory, "r_random": spec.r_random}
     return {"seed": seed, "episodes": episodes, "greedy": greedy, "sampled": sampled, "reference": reference}

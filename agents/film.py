@@ -1,4 +1,5 @@
-"""Shooting a film: whole episodes of both cue values, row by row, with what the agent did and what its units held."""
+"""Shooting a film: whole episodes, of two cue values where there are such, row by row, with what the agent did and what
+its units held."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent, act
-from envs.env import NO_ACTION, Env, Step
+from envs.env import NO_ACTION, Step, Stream
+from envs.group import EnvError
 
 TRIES = 100  # resets in search of two cue values
 
@@ -49,8 +51,8 @@ class Episode:
     memory: Tensor  # (n, H): the state that carries the core's memory, after this row
     keep: Tensor | None  # (n, H) in [0, 1]; None: the core has no gate
     write: Tensor | None
-    success: bool
-    cue: Tensor  # (k,)
+    success: bool | None  # None: broken off before its end
+    cue: Tensor | None  # (k,)
 
     @property
     def rows(self) -> int:
@@ -65,49 +67,63 @@ class Episode:
 Pair = tuple[Episode, Episode]
 
 
-def shoot(agent: Agent, env: Env, pairs: int, generator: torch.Generator | None = None) -> list[Pair]:
-    """Plays `pairs` episodes of each of two cue values; greedy without a generator, else sampled with it.
+def has_sides(film: Sequence[Pair]) -> bool:
+    """Is one cue value always on the left and another one always on the right?"""
+    lefts, rights = zip(*film, strict=True)
+    same = all(a.cue is not None and torch.equal(a.cue, side[0].cue) for side in (lefts, rights) for a in side)
+    return same and not torch.equal(lefts[0].cue, rights[0].cue)
+
+
+def shoot(agent: Agent, env: Stream, pairs: int, generator: torch.Generator | None = None,
+          max_steps: int | None = None) -> list[Pair]:  # fmt: skip
+    """Plays `pairs` episodes of each of two cue values, or any 2 * `pairs` where the environment shows no two values so
+    often or has no cue; greedy without a generator, else sampled with it. Longer ones are broken off after `max_steps`.
 
     The left of a pair has the larger cue. A function of the agent, of `env` and the states of its generator and of
     `generator`; the default generators are left as they were. `env` is the film's own and is reset; the more
     environments it has, the surer both values are found.
 
-    Raises FilmError where the environment has no renderer, or shows fewer than two cue values `pairs` times.
+    Raises FilmError where the environment has no renderer, or is fewer than 2 * `pairs` environments.
     """
+    if env.num_envs < 2 * pairs:
+        raise FilmError(f"{pairs} pairs of episodes need {2 * pairs} environments, got {env.num_envs}")
     row, chosen = _choose(env, pairs)
     devices = [env.device] if env.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(0)  # for cores that draw noise
-        episodes = _play(agent, env, row, chosen, generator)
+        episodes = _play(agent, env, row, chosen, generator, max_steps)
     return list(zip(episodes[:pairs], episodes[pairs:], strict=True))
 
 
-def _choose(env: Env, pairs: int) -> tuple[Step, list[int]]:
-    """Resets `env` until two cue values are there `pairs` times: the row, and whom to film, larger cue first."""
-    for _ in range(TRIES):
-        row = env.reset()
+def _choose(env: Stream, pairs: int) -> tuple[Step, list[int]]:
+    """Resets `env`, if need be until two cue values are there `pairs` times: the row, and whom to film, larger cue first."""
+    row = env.reset()
+    for _ in range(TRIES if env.cue(env.state) is not None else 0):
         cues = env.cue(env.state).cpu().flatten(1)
         values, member, counts = torch.unique(cues, dim=0, return_inverse=True, return_counts=True)
         enough = [v for v in reversed(range(len(values))) if counts[v] >= pairs]
         if len(enough) >= 2:
             sides = (enough[0], enough[-1])
             return row, [i for v in sides for i in (member == v).nonzero().flatten()[:pairs].tolist()]
-    raise FilmError(f"{type(env).__name__}: no two cue values {pairs} times each among {env.num_envs} environments")
+        row = env.reset()
+    return row, list(range(2 * pairs))
 
 
-def _play(agent: Agent, env: Env, row: Step, chosen: list[int], generator: torch.Generator | None) -> list[Episode]:
+def _play(agent: Agent, env: Stream, row: Step, chosen: list[int], generator: torch.Generator | None,
+          max_steps: int | None) -> list[Episode]:  # fmt: skip
     gated = getattr(agent.core, "gate", None) is not None
     memory = agent.core.memory
     record = [memory, "keep", "write"] if gated else [memory]
     index = torch.tensor(chosen, device=env.device)
-    cues, reels = env.cue(env.state)[index].cpu(), [Reel() for _ in chosen]
-    length, success = [0] * len(chosen), [False] * len(chosen)
+    cue, reels = env.cue(env.state), [Reel() for _ in chosen]
+    cues = [None] * len(chosen) if cue is None else cue[index].cpu()
+    length, success = [0] * len(chosen), [None] * len(chosen)
     tracks: list[list[Tensor]] = []
     state, live, rows = agent.initial_state(env.num_envs), list(range(len(chosen))), 0
     while live:
         try:
             drawn = env.render([chosen[k] for k in live])
-        except NotImplementedError as error:
+        except (NotImplementedError, EnvError) as error:
             raise FilmError(str(error)) from error
         for k, frame in zip(live, drawn, strict=True):
             reels[k].append(frame)
@@ -119,6 +135,8 @@ def _play(agent: Agent, env: Env, row: Step, chosen: list[int], generator: torch
         for k in [k for k in live if ended[k]]:
             live.remove(k)
             length[k], success[k] = rows, won[k]
+        if rows - 1 == max_steps:
+            length, live = [n or rows for n in length], []
         row = env.step(action)
     columns = [torch.stack(column) for column in zip(*tracks, strict=True)]
     columns += [None] * (7 - len(columns))  # no gate
@@ -131,7 +149,8 @@ def _play(agent: Agent, env: Env, row: Step, chosen: list[int], generator: torch
 
 
 def rank_units(film: Sequence[Pair], top: int) -> Tensor:
-    """The `top` units, at most H, whose memory tells the cue best: those higher with the left cue first.
+    """The `top` units, at most H, whose memory tells the cue best: those higher with the left cue first. Without two
+    sides (`has_sides`): those whose memory moves most, by its standard deviation over time.
 
     The score of a unit is the difference of its memory between the two cues over the second half of the way, up to
     and with the row of the last action (the episodes of a pair are aligned there), in units of its spread over these
@@ -139,6 +158,9 @@ def rank_units(film: Sequence[Pair], top: int) -> Tensor:
     quarter of the root mean square over all units, keeps small units that hardly move from the top. Averages over
     the pairs. Within the two halves the best unit is the outermost.
     """
+    if not has_sides(film):
+        moves = sum(episode.memory.double().std(0, correction=0) for pair in film for episode in pair)
+        return moves.argsort(descending=True, stable=True)[:top]
     difference, spread, size = 0.0, 0.0, 0.0
     for left, right in film:
         rows = min(left.decision, right.decision) // 2 + 1

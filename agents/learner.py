@@ -15,6 +15,7 @@ from agents.rollout import Rollout
 from envs.env import Step
 from memory_cells.cells import State
 from memory_cells.constrained import constrain
+from memory_cells.wrappers import set_progress
 
 
 class NonFiniteError(RuntimeError):
@@ -43,6 +44,7 @@ class Settings:
     bptt_length: int | None
     burn_in: int
     max_grad_norm: float
+    budget_cost: float = 0.0
 
 
 class Learner:
@@ -60,7 +62,12 @@ class Learner:
         self.positions = torch.Generator()  # of the auxiliary loss; on the CPU, so that drawing one is no host sync
         self.modules = nn.ModuleDict({"agent": agent} | ({"auxiliary": auxiliary} if auxiliary else {}))
 
-    def schedule(self, learning_rate: float, entropy_cost: float) -> None:
+    def schedule(self, learning_rate: float, entropy_cost: float, progress: float) -> None:
+        """Before a rollout and its update: the optimiser's and the loss's values, and the cells' own by `progress`, the
+        fraction of the training that is done; those of an actor that lags too."""
+        set_progress(self.agent, progress)
+        if self.actor is not self.agent:
+            set_progress(self.actor, progress)
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(learning_rate)  # a captured step reads it from there
@@ -157,10 +164,16 @@ class Learner:
         }
         scales = {"policy": 1.0, "value": s.value_cost, "exploration": self.entropy_cost, "logit": s.logit_cost}
         log = {}
+        if gates := self.agent.core.time_gates(self._start_state(rollout)):
+            mean = lambda rows: losses.masked_mean(torch.stack(rows).mean(0)[s.burn_in : -1], valid)  # noqa: E731
+            terms["budget"] = mean([gate.budget(rollout.rows.first, state) for gate, state in gates])
+            log["unit_updates"] = mean([gate.unit_updates(rollout.rows.first, state) for gate, state in gates])
+            scales["budget"] = s.budget_cost
         if self.auxiliary:
-            terms["auxiliary"], log = self.auxiliary.loss(
+            terms["auxiliary"], found = self.auxiliary.loss(
                 self.agent, rollout, self._start_state(rollout), self.positions
             )
+            log |= found
             scales["auxiliary"] = self.auxiliary.settings.cost
             if self.updates < self.auxiliary.settings.pretrain_updates:
                 scales = {name: scale if name == "auxiliary" else 0.0 for name, scale in scales.items()}
@@ -223,14 +236,17 @@ def _columns(rollout: Rollout, part: Tensor) -> Rollout:
 
 def make_optimizer(modules: nn.Module, name: str, learning_rate: float, beta1: float, beta2: float, eps: float,
                    weight_decay: float) -> torch.optim.Optimizer:  # fmt: skip
-    """Adam(W) or RMSProp. Decoupled weight decay applies to matrices only, so no gate's bias is pulled to zero."""
+    """Adam(W) or RMSProp. Decoupled weight decay applies to matrices only, so that no gate's bias is pulled to zero, and not
+    to those that their module names in `undecayed`."""
     if name == "rmsprop" and weight_decay:
         raise ValueError("rmsprop takes no weight_decay here; use adam")
-    matrices = [p for p in modules.parameters() if p.dim() > 1]
-    vectors = [p for p in modules.parameters() if p.dim() <= 1]
+    spared = {id(getattr(part, name)) for part in modules.modules() for name in getattr(part, "undecayed", ())}
+    decayed = lambda p: p.dim() > 1 and id(p) not in spared  # noqa: E731
+    matrices = [p for p in modules.parameters() if decayed(p)]
+    others = [p for p in modules.parameters() if not decayed(p)]
     capturable = matrices[0].device.type == "cuda"
     lr = torch.tensor(learning_rate, device=matrices[0].device) if capturable else learning_rate
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, alpha=beta2, eps=eps, capturable=capturable)
     return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, capturable=capturable)

@@ -17,29 +17,23 @@ BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 REDRAW_SECONDS = 0.1
 
 
-class Progress:
-    """Shows steps, steps per second, the metrics of SHOWN, and the time left.
+class Screen:
+    """A live picture on a terminal, plain lines elsewhere. A subclass gives `_picture` and `_line`.
 
-    total_steps: environment steps of the whole run. initial_step: where a resumed run begins. interval: seconds between
-    plain lines. Metrics are found by the last part of their key ("train/success" is success), later keys winning.
     Use it as a context manager: the terminal is restored however the block is left. Nothing it does raises: where the
     stream breaks (a closed pipe), it falls silent.
     """
 
-    def __init__(self, total_steps: int, stream: TextIO | None = None, *, initial_step: int = 0, interval: float = 5.0
-                 ) -> None:
-        self.total, self.step, self.interval = max(int(total_steps), 1), initial_step, interval
+    def __init__(self, stream: TextIO | None, interval: float) -> None:
+        self.interval = interval
         self._stream = sys.stdout if stream is None else stream
-        self._metrics: dict[str, float] = {}
-        self._success: list[float] = []
-        self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), initial_step)])
         self._drawn = -math.inf
         self._live: Live | None = None
         self._broken = False
         self._console = Console(file=self._stream, highlight=False)
         self._unicode = (getattr(self._stream, "encoding", None) or "ascii").lower().replace("-", "").startswith("utf")
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "Screen":
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             live = Live(console=self._console, auto_refresh=False, get_renderable=self._picture,
                         vertical_overflow="crop")
@@ -52,8 +46,63 @@ class Progress:
             live, self._live = self._live, None
             self._broken = False  # try even so: the cursor is hidden
             self._guarded(live.stop)
-        elif self._metrics:
+        else:
+            self._print(self._last_line())
+
+    def message(self, text: str) -> None:
+        """Print a line above the display."""
+        self._print(text)
+
+    def _picture(self) -> Text:
+        raise NotImplementedError
+
+    def _line(self) -> str:
+        raise NotImplementedError
+
+    def _last_line(self) -> str:
+        return self._line()
+
+    def _draw(self, now: float) -> None:
+        """The picture or the line again, if it is time."""
+        if now - self._drawn < (REDRAW_SECONDS if self._live else self.interval):
+            return
+        self._drawn = now
+        if self._live is not None:
+            self._guarded(self._live.refresh)
+        else:
             self._print(self._line())
+
+    def _guarded(self, function, *arguments: Any) -> bool:
+        if self._broken:
+            return False
+        try:
+            function(*arguments)
+        except (OSError, ValueError):  # a broken pipe, a closed or a narrower-than-text stream
+            self._broken = True
+        return not self._broken
+
+    def _print(self, text: str) -> None:
+        text = text if self._unicode else text.encode("ascii", "replace").decode()
+        if self._live is not None:
+            self._guarded(lambda: self._console.print(Text(text)))
+        elif text:  # not through rich, which would fold the line at 80 columns
+            self._guarded(lambda: print(text, file=self._stream, flush=True))
+
+
+class Progress(Screen):
+    """Shows steps, steps per second, the metrics of SHOWN, and the time left.
+
+    total_steps: environment steps of the whole run. initial_step: where a resumed run begins. interval: seconds between
+    plain lines. Metrics are found by the last part of their key ("train/success" is success), later keys winning.
+    """
+
+    def __init__(self, total_steps: int, stream: TextIO | None = None, *, initial_step: int = 0, interval: float = 5.0
+                 ) -> None:
+        super().__init__(stream, interval)
+        self.total, self.step = max(int(total_steps), 1), initial_step
+        self._metrics: dict[str, float] = {}
+        self._success: list[float] = []
+        self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), initial_step)])
 
     def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
         """Report that `step` environment steps are done, with metrics where there are new ones."""
@@ -71,35 +120,7 @@ class Progress:
             self._marks.append((now, step))
         while len(self._marks) > 2 and now - self._marks[0][0] > 30:
             self._marks.popleft()
-        if now - self._drawn < (REDRAW_SECONDS if self._live else self.interval):
-            return
-        self._drawn = now
-        if self._live is not None:
-            self._guarded(self._live.refresh)
-        else:
-            self._print(self._line())
-
-    def message(self, text: str) -> None:
-        """Print a line above the display."""
-        self._print(text)
-
-    # -----------------------------------------------------------------------------------------------------------------
-
-    def _guarded(self, function, *arguments: Any) -> bool:
-        if self._broken:
-            return False
-        try:
-            function(*arguments)
-        except (OSError, ValueError):  # a broken pipe, a closed or a narrower-than-text stream
-            self._broken = True
-        return not self._broken
-
-    def _print(self, text: str) -> None:
-        text = text if self._unicode else text.encode("ascii", "replace").decode()
-        if self._live is not None:
-            self._guarded(lambda: self._console.print(Text(text)))
-        else:  # not through rich, which would fold the line at 80 columns
-            self._guarded(lambda: print(text, file=self._stream, flush=True))
+        self._draw(now)
 
     def _rate(self) -> float:
         (t0, s0), (t1, s1) = self._marks[0], self._marks[-1]
@@ -116,6 +137,9 @@ class Progress:
         share = f"{min(self.step / self.total, 1):.0%}"
         parts = [f"{self.step:,}/{self.total:,} steps ({share})", f"{short(self._rate())} steps/s"]
         return "  ".join([*parts, *(self._metric(m) for m in SHOWN if m in self._metrics), f"left {self._left()}"])
+
+    def _last_line(self) -> str:
+        return self._line() if self._metrics else ""
 
     def _picture(self) -> Text:
         width = max(self._console.width - 1, 10)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent, act
-from envs.env import Env, Step
+from envs.env import Step, Stream
 from memory_cells.cells import State
 
 
@@ -29,12 +29,12 @@ class Rollout(NamedTuple):
     past: Step | None = None  # rows before row 0, each field (M, B, ...), where an auxiliary loss remembers them
 
 
-def start(env: Env, agent: Agent) -> Carry:
+def start(env: Stream, agent: Agent) -> Carry:
     """Fresh episodes and the state before their first row."""
     return Carry(env.reset(), tuple(s.detach() for s in agent.initial_state(env.num_envs)))
 
 
-def stagger(env: Env, agent: Agent, generator: torch.Generator, longest: int = 2000) -> tuple[Carry, int]:
+def stagger(env: Stream, agent: Agent, generator: torch.Generator, longest: int = 2000) -> tuple[Carry, int]:
     """As `start`, with the environments spread over their episodes; also the environment steps that it took.
 
     Plays an episode's length of rows (at most `longest`) and restarts every environment once at a row drawn from these.
@@ -51,7 +51,7 @@ def stagger(env: Env, agent: Agent, generator: torch.Generator, longest: int = 2
     return carry, int(steps)
 
 
-def collect(env: Env, agent: Agent, carry: Carry, length: int, generator: torch.Generator) -> tuple[Rollout, Carry]:
+def collect(env: Stream, agent: Agent, carry: Carry, length: int, generator: torch.Generator) -> tuple[Rollout, Carry]:
     """Acts for `length` steps with `agent` (which may be older than the learner's). No gradient, no host sync."""
     row, state = carry
     rows, logits, ended, success = [row], [], [], []

@@ -82,10 +82,12 @@ def write_text(path: Path, text: str) -> None:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_run_files(run_dir: Path, config_yaml: str, argv: Sequence[str]) -> None:
-    """Write `config.yaml` (the resolved settings) and `versions.json`. Raises RunError."""
+def write_run_files(run_dir: Path, config_yaml: str, argv: Sequence[str], exact_resume: bool = True) -> None:
+    """Write `config.yaml` (the resolved settings) and `versions.json`, in which stands too whether the run, if it is
+    stopped, can go on exactly. Raises RunError."""
     write_text(Path(run_dir) / "config.yaml", config_yaml)
-    write_text(Path(run_dir) / "versions.json", json.dumps(collect_versions(argv), indent=2) + "\n")
+    versions = collect_versions(argv) | {"exact_resume": exact_resume}
+    write_text(Path(run_dir) / "versions.json", json.dumps(versions, indent=2) + "\n")
 
 
 def collect_versions(argv: Sequence[str]) -> dict[str, Any]:
@@ -262,26 +264,45 @@ class TensorBoardMirror:
         except (ImportError, OSError) as error:
             self._warn(f"no TensorBoard events: {error}")
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Add the numbers among `metrics` at `step` (environment steps)."""
-        if self._writer is None:
-            return
-        try:
-            for key, value in metrics.items():
-                if isinstance(_plain(key, value), (int, float)) or isinstance(value, float):
-                    self._writer.add_scalar(key, float(value), step)
-        except OSError as error:
-            self._warn(f"no more TensorBoard events: {error}")
-            self._writer = None
+    def write(self, step: int, metrics: Mapping[str, Any], histograms: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Add the numbers among `metrics`, and tensors of finite numbers as histograms, at `step` (environment steps)."""
+        self._guard(lambda writer: self._add(writer, step, metrics, histograms or {}))
+
+    def write_settings(self, step: int, settings: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        """Add the run to the table HPARAMS: its settings, and what it ended with, which are scalars at `step` too."""
+
+        def add(writer: Any) -> None:
+            from torch.utils.tensorboard.summary import hparams  # the writer's own method would start another run
+
+            shown = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
+            for summary in hparams(shown, numbers):
+                writer.file_writer.add_summary(summary)
+            self._add(writer, step, numbers, {})
+
+        numbers = {k: v for k, v in results.items() if isinstance(v, (int, float))}
+        self._guard(add)
 
     def close(self) -> None:
         """Flush and close."""
+        self._guard(lambda writer: writer.close())
+        self._writer = None
+
+    @staticmethod
+    def _add(writer: Any, step: int, metrics: Mapping[str, Any], histograms: Mapping[str, torch.Tensor]) -> None:
+        for key, value in metrics.items():
+            if isinstance(_plain(key, value), (int, float)) or isinstance(value, float):
+                writer.add_scalar(key, float(value), step)
+        for key, values in histograms.items():
+            writer.add_histogram(key, values.cpu().numpy(), step)
+
+    def _guard(self, add: Callable[[Any], object]) -> None:
+        if self._writer is None:
+            return
         try:
-            if self._writer is not None:
-                self._writer.close()
+            add(self._writer)
         except OSError as error:
             self._warn(f"no more TensorBoard events: {error}")
-        self._writer = None
+            self._writer = None
 
 
 def check_run(run_dir: Path) -> None:

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, NoneType
 from typing import Any
 
 import torch
 
 from agents import checkpoint
+from agents.diagnostics import gates_now
+from agents.evaluate import Stopped
 from agents.progress import Progress
 from agents.runlog import MetricsLog, TensorBoardMirror
 from agents.trainer import Trainer
 
 
 class Interrupt:
-    """Notes the first SIGINT or SIGTERM, so that the update under way can finish and be saved; a second one kills."""
+    """Notes the first SIGINT or SIGTERM, so that the update under way can finish and be saved; a second one kills.
 
-    def __init__(self):
+    An update that has not finished `patience` seconds later is not waited for: inside `bounded(last_words)` the process
+    then says `last_words()` and leaves, with status 128 + the signal's number and what was saved before.
+    """
+
+    def __init__(self, patience: float = 8.0):
         self.signum: int | None = None
+        self.patience = patience
         self._previous: dict[int, Any] = {}
+        self._overdue: threading.Timer | None = None
+        self._last_words: Callable[[], object] | None = None
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
 
     def __enter__(self) -> Interrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -37,6 +53,27 @@ class Interrupt:
         self.signum = signum
         for number in self._previous:
             signal.signal(number, signal.SIG_DFL)
+        if self._last_words:
+            self._overdue = threading.Timer(self.patience, self._leave)
+            self._overdue.daemon = True
+            self._overdue.start()
+
+    def _leave(self) -> None:
+        if self._last_words:
+            self._last_words()
+            sys.stdout.flush()
+            os._exit(128 + self.signum)
+
+    @contextmanager
+    def bounded(self, last_words: Callable[[], object]) -> Iterator[None]:
+        """What is done inside is not waited for longer than `patience` after a signal."""
+        self._last_words = last_words
+        try:
+            yield
+        finally:
+            self._last_words = None
+            if self._overdue:
+                self._overdue.cancel()
 
 
 def check_like(saved: Any, own: Any, name: str) -> None:
@@ -64,14 +101,15 @@ class Session:
     """
 
     def __init__(self, run_dir: Path, trainer: Trainer, *, log_every: int, checkpoint_every: int, keep: int,
-                 evaluate_every: int = 0, watch: Callable[[], float] | None = None,
-                 stop_at_success: float | None = None):  # fmt: skip
+                 evaluate_every: int = 0, watch: Callable[[Interrupt], float] | None = None,
+                 stop_at_success: float | None = None, diagnose_every: int = 0):  # fmt: skip
         self.run_dir, self.trainer, self.keep = run_dir, trainer, keep
         self.log_every, self.checkpoint_every, self.evaluate_every = log_every, checkpoint_every, evaluate_every
-        self.watch, self.stop_at_success = watch, stop_at_success
+        self.watch, self.stop_at_success, self.diagnose_every = watch, stop_at_success, diagnose_every
         self.metrics = MetricsLog(run_dir / "metrics.jsonl")
         self.solved = False
-        self.saved: int | None = None
+        self.saved: tuple[int, bool] | None = None  # the update, and whether its row was pending
+        self.pending: dict[str, Any] | None = None  # a row whose evaluation a signal broke off
 
     def restore(self) -> list[str]:
         """Loads the latest checkpoint, if there is one; a run killed before its first starts anew, with the same result.
@@ -88,35 +126,55 @@ class Session:
             state = checkpoint.unflatten(tensors, meta["trainer"])
             check_like(state, self.trainer.state_like(state), "trainer")
             check_like([meta["metrics_offset"], meta["solved"]], [0, False], "meta")
+            pending = meta.get("pending")
+            if not (pending is None or (isinstance(pending, dict) and all(
+                    isinstance(v, (int, float, NoneType)) for v in pending.values()))):  # fmt: skip
+                raise ValueError("meta/pending is not what this run would save")
             lost = self.trainer.load(state)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise checkpoint.CheckpointError(f"{folder} does not fit this run's config: {error}") from error
-        self.solved = meta["solved"]
+        self.solved, self.pending = meta["solved"], pending
         self.metrics.truncate_to(meta["metrics_offset"])
-        self.saved = self.trainer.update
+        self.saved = self._moment
         return [f"resumed at step {self.trainer.step:,} from {folder.name}", *lost]
 
     def save(self) -> None:
-        if self.saved == self.trainer.update:
+        if self.saved == self._moment:
             return
         tensors, structure = checkpoint.flatten("trainer", self.trainer.state())
-        meta = {"trainer": structure, "metrics_offset": self.metrics.sync(), "solved": self.solved}
+        meta = {"trainer": structure, "metrics_offset": self.metrics.sync(), "solved": self.solved,
+                "pending": self.pending}  # fmt: skip
         checkpoint.save(self.run_dir, tensors, meta, self.trainer.step, self.keep)
-        self.saved = self.trainer.update
+        self.saved = self._moment
 
-    def run(self, say: Callable[[str], None] = print) -> int | None:
-        """Trains to the end, or to a signal, whose number it returns. Saves in either case."""
+    @property
+    def _moment(self) -> tuple[int, bool]:
+        return self.trainer.update, self.pending is not None
+
+    def run(self, interrupt: Interrupt) -> bool:
+        """Trains to the end (True) or to a signal (False). Saves in either case."""
         trainer, began, first_step = self.trainer, time.monotonic(), self.trainer.step
-        board = TensorBoardMirror(self.run_dir / "tensorboard", purge_step=trainer.step or None)
+        # a resumed run has the row of this step already, unless its evaluation was broken off; it hides what it writes anew
+        board = TensorBoardMirror(self.run_dir / "tensorboard", purge_step=trainer.step + (self.pending is None))
         self.save()  # so that there is something to resume from at any moment
-        with Interrupt() as interrupt, Progress(trainer.steps, initial_step=trainer.step) as progress:
-            while not (trainer.done or self.solved or interrupt.signum):
-                log = trainer.iterate()
-                row: dict[str, Any] = {}
-                if trainer.update % self.log_every == 0 or trainer.done:
-                    row |= self._row(log)
+        with Progress(trainer.steps, initial_step=trainer.step) as progress:
+            while not (interrupt or self.finished):
+                histograms = {}
+                if self.pending is None:
+                    with interrupt.bounded(lambda: self._last_words(progress)):
+                        log = trainer.iterate()
+                    row = self._row(log) if trainer.update % self.log_every == 0 or trainer.done else {}
+                    if self.diagnose_every and trainer.update % self.diagnose_every == 0:
+                        gates, histograms = gates_now(trainer.learner.agent, trainer.carry)
+                        row |= {f"gates/{name}": value for name, value in gates.items()}
+                else:
+                    row, self.pending = self.pending, None
                 if self.watch and self.evaluate_every and trainer.update % self.evaluate_every == 0:
-                    row["eval/success"] = self.watch()
+                    try:
+                        row["eval/success"] = self.watch(interrupt)
+                    except Stopped:
+                        self.pending = row
+                        break
                     self.solved = self.stop_at_success is not None and row["eval/success"] >= self.stop_at_success
                 if row:
                     elapsed = time.monotonic() - began
@@ -124,13 +182,24 @@ class Session:
                     row = {"step": trainer.step, "update": trainer.update} | row
                     row |= {"time/elapsed": elapsed, "time/steps_per_second": rate}
                     self.metrics.write(row)
-                    board.write(trainer.step, row)
+                    board.write(trainer.step, {name: value for name, value in row.items() if "/" in name},
+                                {f"gates/{name}": x for name, x in histograms.items()})  # fmt: skip
                 progress.update(trainer.step, row)
                 if trainer.update % self.checkpoint_every == 0:
                     self.save()
             self.save()
         board.close()
-        return None if trainer.done or self.solved else interrupt.signum
+        return self.finished
+
+    @property
+    def finished(self) -> bool:
+        return self.pending is None and (self.trainer.done or self.solved)
+
+    def _last_words(self, progress: Progress) -> None:
+        progress.__exit__()
+        kept = checkpoint.list_checkpoints(self.run_dir)
+        print(f"the update under way is not waited for any longer; {kept[-1].name if kept else 'nothing'} is saved; "
+              f"go on with: python train_agent.py --resume {self.run_dir}")  # fmt: skip
 
     def _row(self, log: dict[str, torch.Tensor]) -> dict[str, Any]:
         """The record of one moment: episodes since the last row, and the last update's losses and diagnostics."""

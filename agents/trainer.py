@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.learner import Learner
 from agents.rollout import Carry, Rollout, collect, stagger, start
 from agents.tracker import EpisodeTracker, RewardScale
-from envs.env import Env, Step
+from envs.env import Step, Stream
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Schedule:
 class Trainer:
     """Env, learner and all state between updates; `iterate` is one rollout and one update."""
 
-    def __init__(self, env: Env, learner: Learner, *, steps: int, unroll_length: int, full_episode: bool,
+    def __init__(self, env: Stream, learner: Learner, *, steps: int, unroll_length: int, full_episode: bool,
                  learning_rate: Schedule, entropy_cost: Schedule, normalise_reward: bool, seed: int,
                  stagger_episodes: bool = True):  # fmt: skip
         self.env, self.learner, self.steps = env, learner, steps
@@ -58,7 +58,7 @@ class Trainer:
     def iterate(self) -> dict[str, Tensor]:
         """One rollout, one update; counts environment steps (reset rows are none)."""
         progress = self.step / self.steps
-        self.learner.schedule(self.learning_rate(progress), self.entropy_cost(progress))
+        self.learner.schedule(self.learning_rate(progress), self.entropy_cost(progress), progress)
         if self.full_episode:
             self.carry = start(self.env, self.learner.actor)
             if self.scale:
@@ -116,7 +116,7 @@ class Trainer:
 
     def load(self, saved: dict[str, Any]) -> list[str]:
         """Continues from `state()`, exactly; returns what could not be carried over, in words (generators, when the
-        kind of device changed)."""
+        kind of device changed; the episodes of an environment that cannot be saved)."""
         learner, device = self.learner, self.env.device
         learner.agent.load_state_dict(saved["agent"])
         learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": saved["optimizer"]})
@@ -124,6 +124,9 @@ class Trainer:
         row, state = saved["carry"]["row"], saved["carry"]["state"]
         self.carry = Carry(Step(*(x.to(device) for x in row)), tuple(x.to(device) for x in state))
         self.tracker.load_state_dict(saved["tracker"])
+        if not self.env.exact:
+            self.tracker.running.zero_()  # of episodes that are broken off
+            lost.append("the resume is not exact: this environment cannot be saved, and its episodes start anew")
         if self.scale:
             self.scale.load_state_dict({k: v.to(device) for k, v in saved["scale"].items()})
         learner.history.clear()
@@ -146,7 +149,7 @@ class Trainer:
             self.generator.set_state(generators["act"].cpu())
             self.learner.generator.set_state(generators["minibatch"].cpu())
         else:
-            env.pop("generator")
+            env.pop("generator", None)
         self.env.load_state_dict(env)
         return [] if same_kind else ["random generators start anew: the checkpoint is from another kind of device"]
 

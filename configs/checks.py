@@ -6,10 +6,13 @@ from configs.schema import Config, DecoderConfig
 
 def check_combinations(config: Config) -> None:
     """Raise ConfigError for a combination that no run can honour. What needs a cell or an env is checked in build."""
-    agent, train = config.agent, config.train
+    agent, train, cell = config.agent, config.train, config.cell
     length = train.unroll_length
     if train.stop_at_success is not None and not train.evaluate_every:
         raise ConfigError(f"train.stop_at_success={train.stop_at_success} needs train.evaluate_every above 0")
+    if cell.hidden_size is not None and cell.match_parameters is not None:
+        raise ConfigError(f"cell.match_parameters={cell.match_parameters} picks the width, and so does "
+                          f"cell.hidden_size={cell.hidden_size}; expected one of them to be null")
     if isinstance(config.aux, DecoderConfig):
         _check_auxiliary(config.aux, length)
     if train.num_envs % agent.minibatches:

@@ -11,6 +11,8 @@ CUE = "the twin that needs no memory: the cue is shown in every observation"
 class MemoryChainConfig(EnvConfig):
     """bsuite's memory chain: bits are shown once, one of them is asked for."""
 
+    length_key = "memory_length"
+
     name: str = leaf("memory_chain", "chosen by env=NAME")
     memory_length: int = leaf(10, "the question comes this many rows, less one, after the bits", min=1, max=1_000_000)
     num_bits: int = leaf(1, "bits that are shown", min=1, max=10_000)
@@ -21,6 +23,8 @@ class MemoryChainConfig(EnvConfig):
 @dataclass(frozen=True)
 class UmbrellaChainConfig(EnvConfig):
     """bsuite's umbrella chain: the first action decides the last reward, all others are coins."""
+
+    length_key = "chain_length"
 
     name: str = leaf("umbrella_chain", "chosen by env=NAME")
     chain_length: int = leaf(10, "steps to the reward that counts", min=1, max=1_000_000)
@@ -77,6 +81,8 @@ class CountRecallConfig(RepeatFirstConfig):
 class CopyDelayConfig(EnvConfig):
     """Symbols are shown, then nothing, then all are asked for."""
 
+    length_key = "delay"
+
     name: str = leaf("copy_delay", "chosen by env=NAME")
     length: int = leaf(8, "symbols that are shown", min=1, max=100_000)
     symbols: int = leaf(4, "size of the alphabet", min=2, max=256)
@@ -88,6 +94,8 @@ class CopyDelayConfig(EnvConfig):
 @dataclass(frozen=True)
 class StateTrackingConfig(EnvConfig):
     """Regular languages: read symbols, name the automaton's state at the end."""
+
+    length_key = "length"
 
     name: str = leaf("state_tracking", "chosen by env=NAME")
     task: str = leaf("parity", "which automaton", choices=("parity", "even_pairs", "mod5", "s5", "temporal_xor"))

@@ -9,7 +9,7 @@ that lacks a field is read with its default.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 
 def leaf(default: Any, help: str, *, min: float | None = None, max: float | None = None,
@@ -21,12 +21,21 @@ def leaf(default: Any, help: str, *, min: float | None = None, max: float | None
     return field(default=default, metadata=metadata)
 
 
+#: what `cell.hidden_size: null` means unless `cell.match_parameters` says otherwise
+HIDDEN_SIZE = 128
+
+
 @dataclass(frozen=True)
 class CellConfig:
     """The recurrent core. None means: what the named cell does by itself."""
 
     name: str = leaf("ur-lstm", "chosen by cell=NAME")
-    hidden_size: int = leaf(128, "width of the recurrent state", min=1, max=65536)
+    hidden_size: int | None = leaf(None, f"width of the state and of every layer; null: {HIDDEN_SIZE}, or what "
+                                         "cell.match_parameters picks", min=1, max=65536)
+    match_parameters: int | None = leaf(None, "in place of a width: the one at which the core has as nearly so many "
+                                              "trainable parameters as it can", min=1, max=10**10)
+    layers: int | None = leaf(None, "equal layers, each reading the one below; null: 1 (indrnn, stacked-lstm 2; dilated-* 4)",
+                              min=1, max=64)
     horizon: float | None = leaf(None, "T_max of the chrono initialisation, env steps; null: the episode's length",
                                     min=2)
     bias: float | None = leaf(None, "forget-gate bias of cells with constant initialisation", min=-100, max=100)
@@ -42,16 +51,25 @@ class CellConfig:
     feed_x: bool | None = leaf(None, "NRU: whether the heads see the input")
     p_detach: float | None = leaf(None, "h-detach: probability of blocking", min=0, max=1)
     coin: str | None = leaf(None, "h-detach: one coin a row for the batch, or for each sample", choices=("batch", "sample"))
+    detach_until: float | None = leaf(None, "h-detach: off from this fraction of train.steps on; null: never", min=0, max=1)
     zoneout_c: float | None = leaf(None, "zoneout: probability of keeping a unit's memory", min=0, max=0.999)
     zoneout_h: float | None = leaf(None, "zoneout: probability of keeping a unit's output", min=0, max=0.999)
     open_fraction: float | None = leaf(None, "Phased LSTM: open share of a period", min=1e-6, max=1)
     threshold: float | None = leaf(None, "time gate in evaluation: less open units are not computed", min=0, max=1)
+    sigma_start: float | None = leaf(None, "g-lstm: factor on sigma at the start (temporal curriculum); null: 1",
+                                     min=1e-6, max=1e6)
+    sigma_end: float | None = leaf(None, "g-lstm: that factor at the end, linear; 30 opens every unit; null: 1",
+                                   min=1e-6, max=1e6)
+    sigma_until: float | None = leaf(None, "g-lstm: fraction of train.steps at which it is there; null: all of them",
+                                     min=1e-6, max=1)
     path: str = leaf("auto", "how time is unrolled", choices=("auto", "fused", "eager", "scan", "loop"))
 
 
 @dataclass(frozen=True)
 class EnvConfig:
     """Base of every environment's settings."""
+
+    length_key: ClassVar[str | None] = None  # the setting that `evaluate_agent.py --lengths` varies, if there is one
 
     name: str = leaf("", "chosen by env=NAME")
 
@@ -88,6 +106,7 @@ class AgentConfig:
     exploration: str = leaf("uniform_kl", "what the exploration term is: the entropy, or -KL(uniform || policy)",
                             choices=("entropy", "uniform_kl"))
     logit_cost: float = leaf(0.0, "weight of the squared logits", min=0)
+    budget_cost: float = leaf(0.0, "time gates: weight of the units' mean openness (computational budget)", min=0)
     normalise_advantage: str = leaf("scale", "std: centre and divide by the deviation; scale: divide only",
                                     choices=("none", "std", "scale"))
     normalise_reward: bool = leaf(False, "divide rewards by the running deviation of the return")
@@ -142,6 +161,7 @@ class TrainConfig:
     threads: int | None = leaf(None, "CPU threads of torch; null: chosen for this machine", min=1, max=1024)
     evaluate_every: int = leaf(20, "updates between greedy evaluations; 0: only at the end", min=0)
     evaluate_episodes: int = leaf(256, "episodes of each of them", min=1, max=1_000_000)
+    diagnose_every: int = leaf(20, "updates between looks at the gates (gates/ in the record, histograms); 0: never", min=0)
     stop_at_success: float | None = leaf(None, "stop once such an evaluation's success rate reaches this", min=0, max=1)
 
 

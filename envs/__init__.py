@@ -13,10 +13,18 @@ from envs.chains import DiscountingChain, MemoryChain, UmbrellaChain
 from envs.control import CartPolePomdp, DelayedCatch
 from envs.copying import CopyDelay
 from envs.env import NO_ACTION, Env, Spec, Step
+from envs.minigrid_control import DoorKey, Empty, RedBlueDoors
+from envs.minigrid_memory import MiniGridMemory, MiniGridMemoryLong
+from envs.minigrid_pickup import Fetch, KeyCorridor
 from envs.state_tracking import StateTracking
 from envs.tmaze import BakkerTMaze, TMaze, TMazeState
+from envs.tmaze_delayed import DelayedChoice
+from envs.tmaze_noisy import NoisyTMaze
+from envs.tmaze_series import MultiCueTMaze, RewriteTMaze
+from envs.tvt import ActiveMatch, KeyToDoor, PassiveMatch
 
 __all__ = ["ENVS", "NO_ACTION", "BakkerTMaze", "Env", "EnvRow", "Spec", "Step", "TMaze", "TMazeState", "make"]
+__all__ += ["DelayedChoice", "MultiCueTMaze", "NoisyTMaze", "RewriteTMaze"]
 
 
 class EnvRow(NamedTuple):
@@ -33,10 +41,21 @@ class EnvRow(NamedTuple):
     ids: dict[str, dict[str, Any]] = {}
 
 
+_PHASES = {"explore_length": 10, "distractor_length": 3, "reward_length": 9, "apples": 0}
+_HUNG = {"distractor_length": 90, "apple_reward_high": 10.0, "final_reward": 10.0}
+
 ENVS: dict[str, EnvRow] = {
     "tmaze_passive": EnvRow(TMaze, {"oracle_length": 0}, {}, {"corridor_length": 4}, {"TMaze": {"oracle_length": 0}}),
     "tmaze_active": EnvRow(TMaze, {}, {"oracle_length": 1}, {"corridor_length": 4}),
     "tmaze_bakker": EnvRow(BakkerTMaze, {}, {}, {"corridor_length": 4}, {"TMazeBakker": {}}),
+    "tmaze_noisy": EnvRow(NoisyTMaze, {}, {}, {"corridor_length": 4, "slip": 0.1}, {"TMazeNoisy": {}}),
+    "tmaze_rewrite": EnvRow(
+        RewriteTMaze, {}, {}, {"corridor_length": 3, "corridors": 2, "step_cost": 0.1}, {"TMazeRewrite": {}}
+    ),
+    "tmaze_multicue": EnvRow(MultiCueTMaze, {}, {}, {"corridor_length": 3, "cues": 2}, {"TMazeMultiCue": {}}),
+    "tmaze_delayed": EnvRow(
+        DelayedChoice, {}, {}, {"corridor_length": 4, "delay": 3, "sigma": 0.5}, {"TMazeDelayed": {}}
+    ),
     "memory_chain": EnvRow(MemoryChain, {}, {}, {"memory_length": 4, "num_bits": 3}, {"MemoryChain": {}}),
     "umbrella_chain": EnvRow(
         UmbrellaChain, {}, {}, {"chain_length": 5, "distractors": 2},
@@ -51,6 +70,31 @@ ENVS: dict[str, EnvRow] = {
     "state_tracking": EnvRow(StateTracking, {}, {}, {"length": 5}, {"StateTracking": {}}),
     "delayed_catch": EnvRow(DelayedCatch, {}, {}, {"runs": 2}, {"DelayedCatch": {}}),
     "cartpole_pomdp": EnvRow(CartPolePomdp, {}, {}, {"step_limit": 7}, {"CartPolePomdp": {}}),
+    "passive_match": EnvRow(PassiveMatch, {}, {}, {**_PHASES, "explore_length": 2}, {"PassiveMatch": {}}),
+    "active_match": EnvRow(ActiveMatch, {}, _HUNG, _PHASES, {"ActiveMatch": _HUNG}),
+    "key_to_door": EnvRow(KeyToDoor, {}, {"reward_length": 10}, _PHASES, {"KeyToDoor": {"reward_length": 10}}),
+    "minigrid_memory": EnvRow(MiniGridMemory, {}, {}, {"size": "S7"}, {
+        f"MiniGrid-Memory{size}": {"size": size, "agent_view_size": 7, "actions": 7, "draws": "minigrid"}
+        for size in ("S7", "S9", "S11", "S13", "S13Random", "S17Random")
+    }),
+    "minigrid_memory_long": EnvRow(MiniGridMemoryLong, {}, {}, {"width": 8}, {"MiniGrid-MemoryLong": {}}),
+    "minigrid_empty": EnvRow(Empty, {}, {}, {"size": 5, "random_start": True, "max_steps": 30}, {
+        f"MiniGrid-Empty-{kind}{S}x{S}": {"size": S, **({"random_start": True} if kind else {})}
+        for kind, S in (("", 5), ("Random-", 5), ("", 6), ("Random-", 6), ("", 8), ("", 16))
+    }),
+    "minigrid_doorkey": EnvRow(DoorKey, {}, {}, {"size": 5, "max_steps": 30}, {
+        f"MiniGrid-DoorKey-{S}x{S}": {"size": S} for S in (5, 6, 8, 16)
+    }),
+    "minigrid_keycorridor": EnvRow(KeyCorridor, {}, {}, {"room_size": 3, "num_rows": 1, "max_steps": 60}, {
+        f"MiniGrid-KeyCorridorS{S}R{R}": {"room_size": S, "num_rows": R}
+        for S, R in ((3, 1), (3, 2), (3, 3), (4, 3), (5, 3), (6, 3))
+    }),
+    "minigrid_redblue": EnvRow(RedBlueDoors, {}, {}, {"size": 4, "max_steps": 30}, {
+        f"MiniGrid-RedBlueDoors-{S}x{S}": {"size": S} for S in (6, 8)
+    }),
+    "minigrid_fetch": EnvRow(Fetch, {}, {}, {"size": 5, "num_objects": 2, "max_steps": 30}, {
+        f"MiniGrid-Fetch-{S}x{S}-N{N}": {"size": S, "num_objects": N} for S, N in ((5, 2), (6, 2), (8, 3))
+    }),
 }  # fmt: skip
 
 

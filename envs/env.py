@@ -58,7 +58,61 @@ class Spec:
         return (mean_return - self.r0) / (self.r_star - self.r0)
 
 
-class Env(ABC):
+class Stream(ABC):
+    """B environments that emit rows: all that an agent needs of them. `Env` are ours, batched and on the device;
+    `envs.gymnasium_stream` has any other Gymnasium environment.
+
+    `ended` (B,) bool says where the row at hand is the last of its episode; setting it elsewhere ends an episode there.
+    """
+
+    num_envs: int
+    device: torch.device
+    num_actions: int
+    action_names: tuple[str, ...]
+    obs_kind: str  # "vector"; "symbols": (..., C) uint8 codes; "pixels": (h, w, c) uint8. Picks the encoder
+    obs_values: tuple[int, ...] | None  # "symbols": how many codes each of the C channels has
+    obs_shape: tuple[int, ...]
+    obs_dtype: torch.dtype
+    ended: Tensor
+    state: Any
+    spec: Spec
+    exact: bool = True  # `state_dict` holds all that the rest of the stream depends on
+    remarks: tuple[str, ...] = ()  # for whoever starts a run, a line each
+
+    @abstractmethod
+    def reset(self) -> Step:
+        """Start a fresh episode everywhere. Every row is `first`."""
+
+    @abstractmethod
+    def step(self, action: Tensor) -> Step:
+        """Advance by one row; actions (B,) int64 are ignored where the last row ended its episode."""
+
+    @abstractmethod
+    def success(self, state: Any) -> Tensor:
+        """(B,) bool: did the episode reach its aim? Meaningful where it just ended (`self.ended`)."""
+
+    @abstractmethod
+    def seed(self, seed: int) -> None:
+        """Reseed all randomness; the episodes under way go on."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """What `load_state_dict` continues from, exactly if `exact`."""
+
+    @abstractmethod
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        """Continue the saved stream. Raises ValueError for a foreign dict, and then changes nothing."""
+
+    def cue(self, state: Any) -> Tensor | None:
+        """(B, k) float32, k >= 1: what is hidden and must be remembered; None where there is no such thing."""
+        return None
+
+    def render(self, index: Sequence[int] | None = None) -> np.ndarray:
+        """Draw the present state: (B, h, w, 3) uint8, or only the environments in `index`, in that order."""
+        raise NotImplementedError(f"{type(self).__name__} has no renderer")
+
+
+class Env(Stream):
     """B copies of one environment on one device, advanced together by `step`.
 
     A subclass sets the class attributes below and the abstract methods, all pure given their random numbers:
@@ -79,8 +133,8 @@ class Env(ABC):
 
     num_actions: ClassVar[int]
     action_names: ClassVar[tuple[str, ...]]
-    obs_kind: ClassVar[str] = "vector"  # or "symbols": (..., C) uint8 codes; "pixels": (h, w, 3) uint8. Picks the encoder
-    obs_values: ClassVar[tuple[int, ...] | None] = None  # "symbols": how many codes each of the C channels has
+    obs_kind: ClassVar[str] = "vector"
+    obs_values: ClassVar[tuple[int, ...] | None] = None
     obs_low: float = -1.0  # bounds of every entry of an observation, for adapters
     obs_high: float = 1.0
 
@@ -91,6 +145,8 @@ class Env(ABC):
         self.device = torch.device(device)
         self.cue_visible = bool(cue_visible)
         self.generator = torch.Generator(self.device)
+        self._no_action = torch.full((), NO_ACTION, dtype=torch.int64, device=self.device)
+        self._no_reward = torch.zeros((), dtype=torch.float32, device=self.device)
         self.prepare()
         spawned = self.spawn()
         self.state: Any = type(spawned)(*(field.clone() for field in spawned))
@@ -104,7 +160,7 @@ class Env(ABC):
 
     # What a subclass provides.
 
-    def prepare(self) -> None:  # noqa: B027 (optional)
+    def prepare(self) -> None:
         """Called once before the first `spawn`: put tables and constants on `self.device`."""
 
     @abstractmethod
@@ -140,9 +196,21 @@ class Env(ABC):
         """The spec sheet, worked out on first use."""
         return self.describe()
 
-    def render(self, index: Sequence[int] | None = None) -> np.ndarray:
-        """Draw the present state: (B, h, w, 3) uint8, or only the environments in `index`, in that order."""
-        raise NotImplementedError(f"{type(self).__name__} has no renderer")
+    # What Gymnasium's side sees, for environments whose published form holds more than the row.
+
+    def gym_space(self) -> Any:
+        """The Gymnasium space of one observation; None: a Box from `obs_low` to `obs_high`."""
+        return None
+
+    def gym_observation(self, obs: Tensor) -> Any:
+        """A row's observation (with the present state) as `gym_space` has it: (B, ...), or a dict of such. Entries that
+        are no tensors are tuples of length B."""
+        return obs
+
+    def gym_outcome(self, row: Step) -> tuple[Tensor, Tensor, Tensor]:
+        """(reward float64, terminated, truncated), (B,) each, of the row that was just made."""
+        terminated = row.discount == 0.0
+        return row.reward.double(), terminated, self.ended & ~terminated
 
     # The stream.
 
@@ -172,18 +240,19 @@ class Env(ABC):
             still the final state, so `self.success(self.state)` tells how the episode went.
         """
         first = self.ended.clone()
-        state, reward, terminated, truncated = self.act(self.state, action.masked_fill(first, 0))
+        taken = torch.where(first, self._no_action, action)
+        state, reward, terminated, truncated = self.act(self.state, taken.clamp_min(0))
         for buffer, moved, fresh in zip(self.state, state, self.spawn(), strict=True):
             start = first if buffer.dim() == 1 else first.view(-1, *[1] * (buffer.dim() - 1))
             torch.where(start, fresh, moved, out=buffer)
-        running = ~first
-        terminated = terminated & running
-        torch.logical_or(terminated, truncated & running, out=self.ended)
+        terminated = terminated > first  # and not first
+        torch.logical_or(terminated, truncated > first, out=self.ended)
+        discount = torch.empty(self.num_envs, dtype=torch.float32, device=self.device)
         return Step(
             obs=self.observation(self.state),
-            action=action.masked_fill(first, NO_ACTION),
-            reward=reward.masked_fill(first, 0.0),
-            discount=(~terminated).to(torch.float32),  # wins over truncation: no bootstrap after a true end
+            action=taken,
+            reward=torch.where(first, self._no_reward, reward),
+            discount=torch.logical_not(terminated, out=discount),  # wins over truncation: no bootstrap after a true end
             first=first,
         )
 
@@ -234,4 +303,15 @@ def at_least(name: str, value: int, low: int) -> int:
         number = None
     if number is None or isinstance(value, bool) or number < low:
         raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
+    return number
+
+
+def in_range(name: str, value: float, low: float, high: float) -> float:
+    """`value` as a float; ValueError with one clear line unless it is a number in [low, high]."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if isinstance(value, (bool, str)) or not low <= number <= high:
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {value!r}")
     return number

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -15,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 import envs
-from envs.env import Env
+from envs.env import Env, Step
 
 # id -> (row of `envs.ENVS`, the keyword arguments that the id stands for)
 IDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,7 +55,7 @@ def make_vector(
     return GymVectorEnv(native, render_mode=render_mode, output=output)
 
 
-class GymEnv(gymnasium.Env[np.ndarray, np.int64]):
+class GymEnv(gymnasium.Env[Any, np.int64]):
     """One environment (`env.num_envs == 1`) as a `gymnasium.Env`, on numpy arrays.
 
     `info` holds "success" (bool) on the last step of an episode and is empty otherwise.
@@ -80,7 +81,7 @@ class GymEnv(gymnasium.Env[np.ndarray, np.int64]):
         super().reset(seed=seed)
         _no_options(options)
         self._seeded = _reseed(self, seed, self._seeded)
-        return _numpy(self.env.reset().obs)[0], {}
+        return self._observation(self.env.reset()), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self.action_space.contains(action):
@@ -88,10 +89,12 @@ class GymEnv(gymnasium.Env[np.ndarray, np.int64]):
         if bool(self.env.ended[0]):
             raise ValueError("the episode is over: call reset() before step()")
         row = self.env.step(torch.tensor([int(action)], device=self.env.device))
-        terminated = row.discount.item() == 0.0
-        ended = bool(self.env.ended[0])
-        info = {"success": bool(self.env.success(self.env.state)[0])} if ended else {}
-        return _numpy(row.obs)[0], row.reward.item(), terminated, ended and not terminated, info
+        reward, terminated, truncated = (value.item() for value in self.env.gym_outcome(row))
+        info = {"success": bool(self.env.success(self.env.state)[0])} if terminated or truncated else {}
+        return self._observation(row), reward, terminated, truncated, info
+
+    def _observation(self, row: Step) -> Any:
+        return _each(self.env.gym_observation(row.obs), lambda value: _numpy(value)[0])
 
     def render(self) -> np.ndarray | None:
         """The frame (h, w, 3) uint8."""
@@ -135,23 +138,25 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         super().reset(seed=seed)
         _no_options(options)
         self._seeded = _reseed(self, seed, self._seeded)
-        return self._out(self.env.reset().obs), {}
+        return self._observation(self.env.reset()), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         row = self.env.step(self._checked(actions))
-        terminated = row.discount == 0.0
-        truncated = self.env.ended & ~terminated
+        reward, *flags = self.env.gym_outcome(row)
         ended = self.env.ended.clone()
         info = {"success": self._out(self.env.success(self.env.state) & ended), "_success": self._out(ended)}
-        reward = row.reward if self.output == "torch" else row.reward.double()
-        return self._out(row.obs), self._out(reward), self._out(terminated), self._out(truncated), info
+        reward = row.reward if self.output == "torch" else reward
+        return self._observation(row), self._out(reward), *map(self._out, flags), info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """B frames (h, w, 3) uint8."""
         return tuple(self.env.render()) if _can_render(self) else None
 
-    def _out(self, tensor: Tensor) -> Any:
-        return tensor if self.output == "torch" else _numpy(tensor)
+    def _observation(self, row: Step) -> Any:
+        return _each(self.env.gym_observation(row.obs), self._out)
+
+    def _out(self, batch: Any) -> Any:
+        return batch if self.output == "torch" else _numpy(batch)
 
     def _checked(self, actions: Any) -> Tensor:
         action = torch.as_tensor(actions)
@@ -165,14 +170,21 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         return action.to(self.env.device, torch.int64)
 
 
-def _spaces(env: Env) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
-    dtype = _numpy(torch.empty(0, dtype=env.obs_dtype)).dtype
-    box = gymnasium.spaces.Box(env.obs_low, env.obs_high, env.obs_shape, dtype=dtype.type)
-    return box, gymnasium.spaces.Discrete(env.num_actions)
+def _spaces(env: Env) -> tuple[gymnasium.Space[Any], gymnasium.spaces.Discrete]:
+    space = env.gym_space()
+    if space is None:
+        dtype = _numpy(torch.empty(0, dtype=env.obs_dtype)).dtype
+        space = gymnasium.spaces.Box(env.obs_low, env.obs_high, env.obs_shape, dtype=dtype.type)
+    return space, gymnasium.spaces.Discrete(env.num_actions)
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.cpu().numpy()
+def _each(obs: Any, convert: Callable[[Any], Any]) -> Any:
+    """`convert` an observation, or every entry of one that is a dict."""
+    return {key: convert(value) for key, value in obs.items()} if isinstance(obs, dict) else convert(obs)
+
+
+def _numpy(batch: Any) -> Any:
+    return batch.cpu().numpy() if isinstance(batch, Tensor) else batch  # a tuple of strings stays one
 
 
 def _reseed(gym: GymEnv | GymVectorEnv, seed: int | None, seeded: bool) -> bool:

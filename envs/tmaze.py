@@ -31,12 +31,12 @@ class TMazeState(NamedTuple):
     visited: Tensor  # bool: x = 0 was visited on an EARLIER row, so the cue shows no more
 
 
-class _Corridor(Env):
-    """What both forms share: the map, the cue shown on the first visit of x = 0, the renderer."""
+class Corridor(Env):
+    """What all forms share: the map, the cue shown on the first visit of x = 0, the renderer."""
 
     num_actions = 4
     action_names = ("right", "up", "left", "down")
-    # Observation codes: corridor, junction, in the up arm, in the down arm, cue "up" at x = 0, cue "down" at x = 0.
+    # Observation codes: corridor, junction, in the up arm, in the down arm, cue "up" at x = 0, cue "down" at x = 0; more.
     codes: tuple[tuple[float, ...], ...]
     start: int
     junction: int
@@ -44,7 +44,7 @@ class _Corridor(Env):
     def prepare(self) -> None:
         J = self.junction
         x = torch.arange(J)
-        at_junction = [J, J + 1, J - 1, J + 2]
+        at_junction = [J, J + 1, max(J - 1, 0), J + 2]
         corridor = torch.stack((x + 1, x, (x - 1).clamp(min=0), x), 1)
         arms = torch.tensor([at_junction, [J + 1, J + 1, J + 1, J], [J + 2, J, J + 2, J + 2]])
         self._moves = torch.cat((corridor, arms)).reshape(-1).to(self.device)  # [4 * cell + action] -> cell
@@ -62,7 +62,7 @@ class _Corridor(Env):
 
     def _move(self, state: TMazeState, action: Tensor) -> TMazeState:
         cell = self._moves.index_select(0, torch.add(action, state.cell, alpha=4))
-        return TMazeState(cell, state.t + 1, state.goal, state.visited | (state.cell == 0))
+        return state._replace(cell=cell, t=state.t + 1, visited=state.visited | (state.cell == 0))
 
     def observe(self, state: TMazeState) -> Tensor:
         shown = (state.cell == 0) > state.visited  # at x = 0 for the first time
@@ -80,11 +80,11 @@ class _Corridor(Env):
 
     def _frames(self, index: Sequence[int] | None, horizon: int) -> np.ndarray:
         cell, t, goal, visited = (field.cpu().numpy()[slice(None) if index is None else list(index)]
-                                  for field in self.state)  # fmt: skip
+                                  for field in self.state[:4])  # fmt: skip
         return tmaze_frames(cell, t, goal, visited, self.start, self.junction, horizon)
 
 
-class TMaze(_Corridor):
+class TMaze(Corridor):
     """Passive and active T-maze of Ni et al. 2023 (arXiv 2307.03864), step for step `twni2016/Memory-RL:envs/tmaze.py`
     with `ambiguous_position=True`; penalty_mode "action" is `UT-Austin-RPL/amago:amago/envs/builtin/tmaze.py`.
 
@@ -202,16 +202,16 @@ class TMaze(_Corridor):
         p[self.start] = 1.0
         total = 0.0
         for t in range(1, self.episode_length):
-            p = _random_move(p)
+            p = random_move(p)
             behind = max(t - self.oracle_length, 0)  # cells x < t - o
             total += self.penalty * (p[:behind].sum() if self.penalty_mode == "schedule" else 0.75 * (behind > 0))
-        return float(total + _random_move(p)[-2:].sum() / 2)
+        return float(total + random_move(p)[-2:].sum() / 2)
 
     def render(self, index: Sequence[int] | None = None) -> np.ndarray:
         return self._frames(index, self.episode_length)
 
 
-class BakkerTMaze(_Corridor):
+class BakkerTMaze(Corridor):
     """T-maze after Bakker (NIPS 2001): the episode ends with the turn at the junction.
 
     Observation (3,): first row 011 (goal up) or 110 (goal down), corridor 101 (also back at the start), junction and
@@ -220,8 +220,8 @@ class BakkerTMaze(_Corridor):
     into a wall (up and down in the corridor, left at the start, right at the junction), else 0. `step_limit` steps
     truncate; a turn on the last of them terminates.
     Success: turned into the right arm.
-    The rewards and codes are the common reading (POBAX, AGaLiTe share the codes); Bakker's text was not available, and
-    he trained with per-step noise variants that this class does not have.
+    The rewards and codes are the common reading (POBAX, AGaLiTe share the codes); Bakker's text was not available. His
+    noisy variant is `envs.NoisyTMaze`.
 
     Spec sheet (L corridor_length)
       m = L                  cue on row 0, turn chosen on row L
@@ -299,7 +299,7 @@ class BakkerTMaze(_Corridor):
             still = p[:-3].sum() / 2 + (p[0] + p[-3]) / 4
             turn = p[-3] / 4  # into either arm
             total += self.cost * (still + turn) + self.right_turn * turn
-            p = _random_move(p)
+            p = random_move(p)
             p[-2:] = 0.0
         return float(total)
 
@@ -307,7 +307,7 @@ class BakkerTMaze(_Corridor):
         return self._frames(index, self.step_limit)
 
 
-def _random_move(p: np.ndarray) -> np.ndarray:
+def random_move(p: np.ndarray) -> np.ndarray:
     """The distribution over the J + 3 cells (float64) after one uniformly random action."""
     corridor, arms = p[:-2], p[-2:]
     new = np.empty_like(p)

@@ -10,8 +10,8 @@
 | RHN         | rhn                  | h (B,H) | fused                      |
 
 None takes an option of its own; h-detach does not fit, because output and memory are one.
-JANET with beta = 0 has no row of its own: equations and start are those of `gated-rnn` and, with chrono, of a gated RNN
-on chrono biases. Tags [C] and [R] are those of the reference: read in the authors' code, or recalled and not checked.
+JANET with beta = 0 has no row of its own: equations and start are those of `gated-rnn` and `chrono-gated-rnn`. Tags [C]
+and [R] are those of the reference: read in the authors' code, or recalled and not checked.
 """
 
 from __future__ import annotations

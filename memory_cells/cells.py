@@ -54,6 +54,10 @@ class Cell(nn.Module):
         parameter = next(self.parameters())
         return tuple(parameter.new_zeros(batch, self.hidden_size) for _ in self.state_names)
 
+    def time_gates(self, state: State) -> list[tuple[Cell, State]]:
+        """Every time gate in the cell (`wrappers.TimeGate`) and its own part of the cell's `state`."""
+        return []
+
     def set_bias(self, blocks: list[Tensor]) -> None:
         """Writes per-block biases over the start of `self.bias`."""
         start = 0

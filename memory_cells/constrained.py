@@ -2,6 +2,7 @@
 
 Both are parametrizations in torch's sense: the cell reads `self.weight_h`, a matrix, and the optimiser sees what it is
 made of. `unroll` evaluates each once per call, so a step costs what it costs with a free matrix.
+A cell can be laid out on the meta device, to be counted: masks are made on the CPU, and nothing is checked to be orthogonal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 
 class Placed(nn.Module):
-    """The entries of a matrix where `mask` is True, from a (1, count) parameter; zeros elsewhere, exactly."""
+    """The entries of a matrix where `mask` (on the CPU) is True, from a (1, count) parameter; zeros elsewhere, exactly."""
 
     def __init__(self, mask: Tensor):
         super().__init__()
@@ -27,12 +28,14 @@ class Placed(nn.Module):
 
 
 def register_masked(cell: nn.Module, name: str, dense: Tensor, mask: Tensor) -> None:
-    """Makes `cell.name` a matrix that starts as `dense` and is zero outside `mask`; only the live entries are parameters.
+    """Makes `cell.name` a matrix that starts as `dense` and is zero outside `mask` (on the CPU, as is the index made of it
+    until the cell is moved); only the live entries are parameters.
 
     They are held as one row, not as a vector, because weight decay tells matrices from biases by the number of axes.
     """
-    setattr(cell, name, nn.Parameter(dense[mask].unsqueeze(0)))
-    parametrize.register_parametrization(cell, name, Placed(mask), unsafe=True)
+    placed = Placed(mask)
+    setattr(cell, name, nn.Parameter(dense.flatten()[placed.index].unsqueeze(0)))
+    parametrize.register_parametrization(cell, name, placed, unsafe=True)
 
 
 def register_orthogonal(cell: nn.Module, name: str, start: Tensor) -> None:
@@ -42,16 +45,18 @@ def register_orthogonal(cell: nn.Module, name: str, start: Tensor) -> None:
     (expRNN, arXiv 1901.08428).
     """
     setattr(cell, name, nn.Parameter(start))
+    if start.is_meta:  # as many parameters as the parametrization has; it would look at the entries
+        return
     parametrizations.orthogonal(cell, name, orthogonal_map="matrix_exp")
 
 
 def rotations(hidden_size: int) -> Tensor:
     """(H, H): 2 x 2 rotations on the diagonal, angles U(-pi, pi); a last single unit stays (Henaff et al. 2016)."""
-    matrix = torch.eye(hidden_size)
-    for k in range(0, hidden_size - 1, 2):
-        angle = float(torch.empty(()).uniform_(-math.pi, math.pi))
-        c, s = math.cos(angle), math.sin(angle)
-        matrix[k : k + 2, k : k + 2] = torch.tensor([[c, -s], [s, c]])
+    matrix, pairs = torch.eye(hidden_size), hidden_size // 2
+    angle, k = torch.empty(pairs).uniform_(-math.pi, math.pi), 2 * torch.arange(pairs)
+    matrix[k, k] = matrix[k + 1, k + 1] = torch.cos(angle)
+    matrix[k + 1, k] = torch.sin(angle)
+    matrix[k, k + 1] = -torch.sin(angle)
     return matrix
 
 

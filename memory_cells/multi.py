@@ -1,13 +1,15 @@
 """Cells made of cells: layers on top of each other, and a cell that reads its state of d steps ago.
 
-| row          | layers                      | state                                    | path                      |
-|--------------|-----------------------------|------------------------------------------|---------------------------|
-| stacked-lstm | two `lstm`                  | h, c of the top, then of the lower layer | layer by layer, fused     |
-| indrnn       | two `IndRNN`                | h of the top, then of the lower layer    | layer by layer, fused     |
-| dilated-lstm | four, 1, 2, 4, 8 steps back | 15 pairs h, c                            | layer by layer, fused     |
-| dilated-gru  | four, 1, 2, 4, 8 steps back | 15 times h                               | layer by layer, fused     |
+| row               | layers                      | state                                     | path                         |
+|-------------------|-----------------------------|-------------------------------------------|------------------------------|
+| any, `layers` > 1 | that many of the row's cell | of the top layer, then from the lowest up | layer by layer, each its own |
+| stacked-lstm      | two `lstm`                  | h, c of the top, then of the lower layer  | layer by layer, fused        |
+| indrnn            | two `IndRNN`                | h of the top, then of the lower layer     | layer by layer, fused        |
+| dilated-lstm      | four, 1, 2, 4, 8 steps back | 15 pairs h, c                             | layer by layer, fused        |
+| dilated-gru       | four, 1, 2, 4, 8 steps back | 15 times h                                | layer by layer, fused        |
 
-Options: `bias` for the two of LSTMs. All of them also run fused as one step (`path="fused"`).
+Options: `layers`, and `bias` for the two of LSTMs. A stack also runs fused as one step (`path="fused"`) where `step` and
+`project` of its layers can be traced, which compiles anew for every number of layers.
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ class Stacked(Cell):
     """Layers of any cells: each reads the output of the one below; the top one's output is the stack's.
 
     The state holds the top layer's entries first, under their own names, then those of the others from the lowest up as
-    "layer0.h". Noise is drawn by every layer. Wrappers such as h-detach belong around the layers, not around the stack.
+    "layer0.h". What a caller asks of the whole stack is the top layer's: `recurrent_output`, `memory`, `gate` and with it the
+    traces "keep" and "write"; the states of the others can be recorded under their names.
+    Wrappers belong around the layers, not around the stack, so every layer has its own: its own noise (h-detach's coins and
+    Zoneout's masks are independent), its own clock, its own buffers. Scheduled values are set in every layer, and
+    `time_gates` finds the time gates of them all.
     A sequence is run layer by layer, each on its own fast path, which needs no more than that a layer's output at t
     depends on the rows up to t.
     """
@@ -42,8 +48,13 @@ class Stacked(Cell):
         lower = (f"layer{k}.{name}" for k, layer in enumerate(layers[:-1]) for name in layer.state_names)
         self.state_names = (*top.state_names, *lower)
         self.recurrent_output, self.memory = top.recurrent_output, top.memory
+        self.cuts_gradient = any(getattr(layer, "cuts_gradient", False) for layer in layers)
         with torch.no_grad():
             self._own = len(self.project(torch.zeros(1, 1, self.input_size)))  # entries before the noise
+
+    @property
+    def gate(self):
+        return self.layers[-1].gate
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.layers[0].project(x)
@@ -88,6 +99,9 @@ class Stacked(Cell):
             at += count
         return [*parts, state[:top]]
 
+    def time_gates(self, state: State) -> list[tuple[Cell, State]]:
+        return [pair for layer, own in zip(self.layers, self._split(state)) for pair in layer.time_gates(own)]
+
     @staticmethod
     def _joined(states: Sequence[State]) -> State:
         return (*states[-1], *(entry for state in states[:-1] for entry in state))
@@ -131,6 +145,13 @@ def stack(layer: Layer, input_size: int, hidden_size: int, layers: int = 2) -> S
     if layers < 1:
         raise ValueError(f"a stack needs at least one layer, got {layers}")
     return Stacked([layer(input_size if k == 0 else hidden_size, hidden_size) for k in range(layers)])
+
+
+def doubling(layers: int) -> list[int]:
+    """The dilations 1, 2, 4, ... of so many layers, at most 12: the rings of their states hold 2^layers - 1 states."""
+    if not 1 <= layers <= 12:
+        raise ValueError(f"dilated layers number 1 to 12, got {layers}")
+    return [2**k for k in range(layers)]
 
 
 def dilated_stack(layer: Layer, input_size: int, hidden_size: int, dilations: Sequence[int] = (1, 2, 4, 8)) -> Stacked:

@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 from memory_cells.cells import Cell
 
-#: the authors' models of about equal size: task -> row of VARIANTS -> arguments of make_core
+#: the authors' models of about equal size: task -> row of VARIANTS -> arguments of make_core. Their JANET has beta = 0
+#: and chrono biases, which is our `chrono-gated-rnn`; their LSTM has peepholes, which `lstm` has not.
 PRESETS = {
     "copy and denoise, 23.5k parameters": {
         "nru": {"hidden_size": 80, "memory_size": 64, "heads": 4},
-        "lstm": {"hidden_size": 70}, "gru": {"hidden_size": 82}, "janet": {"hidden_size": 101},
+        "lstm": {"hidden_size": 70}, "gru": {"hidden_size": 82}, "chrono-gated-rnn": {"hidden_size": 101},
         "rnn-orth": {"hidden_size": 143}, "sru": {"hidden_size": 60},
     },
     "permuted pixels, 165k parameters": {
         "nru": {"hidden_size": 212, "memory_size": 256, "heads": 4},
-        "lstm": {"hidden_size": 200}, "gru": {"hidden_size": 232}, "janet": {"hidden_size": 283},
+        "lstm": {"hidden_size": 200}, "gru": {"hidden_size": 232}, "chrono-gated-rnn": {"hidden_size": 283},
         "rnn-orth": {"hidden_size": 400}, "sru": {"hidden_size": 150},
     },
 }  # fmt: skip

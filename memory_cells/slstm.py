@@ -49,7 +49,7 @@ class SLSTM(Cell):
         forget = 5 - 12 * (torch.arange(width) / max(width - 1, 1)) ** 0.3
         self.weight_x = nn.Parameter(xavier_rows(4, H, input_size))
         self.bias = nn.Parameter(torch.cat([torch.zeros(H), forget.repeat(heads), torch.zeros(2 * H)]))
-        head = torch.arange(H) // width
+        head = torch.arange(H, device="cpu") // width
         mask = (head[:, None] == head[None, :]).repeat(4, 1)
         register_masked(self, "weight_h", torch.zeros(4 * H, H), mask)
 

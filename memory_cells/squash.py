@@ -43,17 +43,20 @@ class KAF(nn.Module):
     authors' code for gates was not at hand, are ours.
     """
 
+    #: parameters that weight decay must leave alone although they have two axes: alpha = 0 is no gate
+    undecayed = ("alpha",)
+
     def __init__(self, hidden_size: int, reach: float = 0.0, kaf_size: int | None = None, ridge: float = 1e-4):
         super().__init__()
         edge = max(4.0, reach + 2.0)
         size = kaf_size or math.ceil(2 * edge / (8 / 9)) + 1
         if size < 2:
             raise ValueError(f"a KAF dictionary has at least 2 points, got {size}")
-        points = torch.linspace(-edge, edge, size, dtype=torch.float64)
+        points = torch.linspace(-edge, edge, size, dtype=torch.float64, device="cpu")  # read below, whatever the device
         self.gamma = 0.5 / (2 * (2 * edge / (size - 1))) ** 2
         kernel = torch.exp(-self.gamma * (points[:, None] - points).square())
         # ill-conditioned, hence float64
-        alpha = torch.linalg.solve(kernel + ridge * torch.eye(size, dtype=torch.float64), points)
+        alpha = torch.linalg.solve(kernel + ridge * torch.eye(size, dtype=torch.float64, device="cpu"), points)
         self.alpha = nn.Parameter(alpha.float().repeat(hidden_size, 1))
         self.edge, self.points = edge, tuple(points.tolist())
 

@@ -36,7 +36,7 @@ class Clockwork(Cell):
         super().__init__(input_size, hidden_size)
         if not 1 <= groups <= hidden_size:
             raise ValueError(f"clockwork: {groups} groups need as many units or more, got hidden_size {hidden_size}")
-        period = 2.0 ** (torch.arange(hidden_size) * groups // hidden_size)
+        period = 2.0 ** (torch.arange(hidden_size, device="cpu") * groups // hidden_size)
         self.register_buffer("period", period, persistent=False)
         self.weight_x = nn.Parameter(xavier_rows(1, hidden_size, input_size))
         self.bias = nn.Parameter(torch.zeros(hidden_size))

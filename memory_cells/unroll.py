@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from memory_cells.cells import Cell, State
@@ -57,6 +57,22 @@ def run(core: Cell, z: tuple[Tensor, ...], first: Tensor, state: State, path: st
         if path != "auto":
             raise
         return _loop(core, z, first, state)
+
+
+def path_class(core: Cell) -> str:
+    """What path "auto" takes for a sequence: "scan", "fused" or "loop"; of a stack what its layers take, the slowest if
+    they differ. A fused path on a machine without a compiler runs step by step in torch and is called fused all the same."""
+    if isinstance(layers := getattr(core, "layers", None), nn.ModuleList):
+        return max(map(path_class, layers), key=("scan", "fused", "loop").index)
+    if hasattr(core, "scan"):
+        return "scan"
+    with torch.no_grad():
+        z = core.project(next(core.parameters()).new_zeros(1, 1, core.input_size)) + core.draw(1, 1)
+        try:
+            sequence.program_of(core, z, core.initial_state(1))
+        except NotTraceable:
+            return "loop"
+    return "fused"
 
 
 def reset(state: State, initial: State, first: Tensor) -> State:

@@ -1,4 +1,5 @@
-"""The tables: one row a variant, every axis an object. `make_core` is the one way to a core by name.
+"""The tables: one row a variant, every axis an object. `make_core` is the one way to a core by name, and
+`matching_hidden_size` finds the width at which it has a given number of parameters.
 
 A row names its topology, gate, initialisation, squash and wrappers; `TAKES` says which options each of these parts has. An
 option is taken by the rows whose parts have it, and refused by the others.
@@ -6,9 +7,13 @@ option is taken by the rows whose parts have it, and refused by the others.
 
 from __future__ import annotations
 
+import bisect
 import difflib
+import functools
 from dataclasses import dataclass, field
 from functools import partial
+
+import torch
 
 from memory_cells import (
     baselines,
@@ -64,8 +69,8 @@ CELLS = {
     "slstm": _alone(slstm.SLSTM),
     "rmc": _alone(relational.RMC),
     "stacked-lstm": lambda i, h, gate, init, **kw: multi.stack(_lstm(init), i, h, **kw),
-    "dilated-lstm": lambda i, h, gate, init, **kw: multi.dilated_stack(_lstm(init), i, h, **kw),
-    "dilated-gru": lambda i, h, gate, init, **kw: multi.dilated_stack(_gru, i, h, **kw),
+    "dilated-lstm": lambda i, h, gate, init, layers=4: multi.dilated_stack(_lstm(init), i, h, multi.doubling(layers)),
+    "dilated-gru": lambda i, h, gate, init, layers=4: multi.dilated_stack(_gru, i, h, multi.doubling(layers)),
     "mingru": _alone(linear.MinGRU),
     "minlstm": _alone(linear.MinLSTM),
     "lru": _alone(linear.LRU),
@@ -100,12 +105,13 @@ SQUASHES = {
 WRAPPERS = {
     "hdetach": lambda core, horizon, **kw: wrappers.HDetach(core, **kw),
     "zoneout": lambda core, horizon, **kw: wrappers.Zoneout(core, **kw),
-    "gaussian": lambda core, horizon, **kw: wrappers.TimeGate(
-        core, wrappers.Gaussian(core.hidden_size, horizon), **kw),
+    "gaussian": lambda core, horizon, threshold=0.0, **kw: wrappers.TimeGate(
+        core, wrappers.Gaussian(core.hidden_size, horizon, **kw), threshold),
     "oscillating": lambda core, horizon, open_fraction=0.05, **kw: wrappers.TimeGate(
         core, wrappers.Oscillating(core.hidden_size, open_fraction), **kw),
 }  # fmt: skip
-#: part of a row -> the options it has; `horizon` is required where it stands
+#: part of a row -> the options it has; `horizon` is required where it stands. Every row takes `layers`: the topologies that
+#: have layers of their own stand here with it, the others are stacked
 TAKES = {
     "constant": ("bias",),
     "chrono": ("horizon",),
@@ -116,9 +122,13 @@ TAKES = {
     "gru": ("reset_form",),
     "kaf": ("kaf_size",),
     "nru": ("memory_size", "heads", "head_reduce", "feed_x"),
-    "hdetach": ("p_detach", "coin"),
+    "indrnn": ("layers",),
+    "stacked-lstm": ("layers",),
+    "dilated-lstm": ("layers",),
+    "dilated-gru": ("layers",),
+    "hdetach": ("p_detach", "coin", "detach_until"),
     "zoneout": ("zoneout_c", "zoneout_h"),
-    "gaussian": ("horizon", "threshold"),
+    "gaussian": ("horizon", "threshold", "sigma_start", "sigma_end", "sigma_until"),
     "oscillating": ("open_fraction", "threshold"),
 }
 #: option -> what it is, and a value other than the default
@@ -134,11 +144,20 @@ OPTIONS = {
     "feed_x": ("whether the NRU's heads see the input (default no, the code)", True),
     "p_detach": ("h-detach: probability of blocking (default 0.25)", 0.6),
     "coin": ("h-detach: one coin a row for the whole 'batch' (default) or for each 'sample'", "sample"),
+    "detach_until": ("h-detach: fraction of the training from which on it is off (default 1: never)", 0.5),
     "zoneout_c": ("probability of keeping a unit's memory (default 0.5)", 0.3),
     "zoneout_h": ("probability of keeping a unit's output (default 0.05)", 0.4),
     "open_fraction": ("share of its period that a phased unit is open (default 0.05)", 0.5),
     "threshold": ("time gate in evaluation: below this openness a unit is not computed (default 0)", 0.3),
+    "sigma_start": ("Gaussian time gate: factor on sigma when training starts (default 1)", 0.5),
+    "sigma_end": ("Gaussian time gate: factor on sigma from sigma_until on (default 1)", 2.0),
+    "sigma_until": ("Gaussian time gate: fraction of the training in which that factor moves (default 1)", 0.5),
+    "layers": ("equal layers, each reading the one below (default 1; indrnn and stacked-lstm 2; dilated-* 4)", 3),
 }
+#: topology -> widths that `matching_hidden_size` considers are multiples of this, so that heads, slots and chunks stay as
+#: they are; of the option `chunk` where it is given, of 1 elsewhere
+STEPS = {"rmc": 8, "slstm": 4, "on-lstm": 10}
+WIDEST = 65536
 
 
 @dataclass(frozen=True)
@@ -157,7 +176,7 @@ class Variant:
     def options(self) -> set[str]:
         """The options that this row takes."""
         parts = (self.cell, self.gate, self.init, self.squash, *self.wrappers)
-        return {option for part in parts for option in TAKES.get(part, ())} - self.fixed.keys()
+        return {"layers", *(option for part in parts for option in TAKES.get(part, ()))} - self.fixed.keys()
 
 
 _GU, _TALLEC, _JANET = "Gu et al. 2020", "Tallec & Ollivier 2018", "van der Westhuizen & Lasenby 2018"
@@ -198,8 +217,10 @@ VARIANTS = {
     "chrono-janet": Variant("gated-rnn", "janet", "chrono", f"{_JANET}; beta = 1"),
     "leaky-rnn": Variant("leaky-rnn", None, "constant", f"{_TALLEC}, eq. 5"),
     "chrono-leaky-rnn": Variant("leaky-rnn", None, "chrono", f"{_TALLEC}, eq. 5"),
-    "gated-rnn": Variant("gated-rnn", "coupled", "constant", f"{_TALLEC}, eq. 10"),
-    "chrono-gated-rnn": Variant("gated-rnn", "coupled", "chrono", f"{_TALLEC}, eq. 10"),
+    "gated-rnn": Variant("gated-rnn", "coupled", "constant", f"{_TALLEC}, eq. 10; also JANET with beta = 0"),
+    "chrono-gated-rnn": Variant(
+        "gated-rnn", "coupled", "chrono", f"{_TALLEC}, eq. 10; also JANET with beta = 0, chrono bias"
+    ),
     "kaf-lstm": Variant("lstm", "free", "constant", _KAF, squash="kaf"),
     "kaf-chrono-lstm": Variant("lstm", "free", "chrono", f"{_KAF}; chrono bias", squash="kaf"),
     "kaf-u-lstm": Variant("lstm", "coupled", "uniform", f"{_KAF}; uniform bias", squash="kaf"),
@@ -249,7 +270,60 @@ def make_core(name: str, input_size: int, hidden_size: int, *, horizon: float | 
     horizon: environment steps that a memory should bridge; required by the chrono initialisation and the Gaussian time
     gate. options: those of OPTIONS that the row takes; None means the default. An option that the row has no use for raises
     ValueError, except `horizon`, which describes the task and not the cell.
+    With `layers` above 1 every layer is a core of its own, wrappers and noise included; see `multi.Stacked`.
     """
+    row, given = _checked(name, horizon, options)
+    one = partial(_one_layer, row, given, horizon)
+    own = "layers" in TAKES.get(row.cell, ())
+    if own or given.get("layers", 1) == 1:
+        return one(input_size, hidden_size)
+    return multi.stack(one, input_size, hidden_size, given["layers"])
+
+
+def count_parameters(core: torch.nn.Module) -> int:
+    """Trainable parameters, as an optimiser counts them; an orthogonal matrix counts as the H * H that torch keeps for it."""
+    return sum(p.numel() for p in core.parameters() if p.requires_grad)
+
+
+def matching_hidden_size(name: str, input_size: int, parameters: int, *, horizon: float | None = None, **options) -> int:
+    """The hidden size at which `make_core(name, input_size, ...)` comes closest to so many trainable parameters.
+
+    Of two equally close ones the smaller. Only widths that the row's heads, slots and chunks fit are considered (STEPS).
+    The core is laid out on the meta device, without memory or random numbers. Raises ValueError as `make_core` does,
+    and where even the narrowest core has more parameters or the widest (WIDEST) has fewer.
+    """
+    row, given = _checked(name, horizon, options)
+    step = given.get("chunk") or STEPS.get(row.cell, 1)
+
+    @functools.cache
+    def size(width: int) -> int:
+        with torch.device("meta"):
+            return count_parameters(make_core(name, input_size, width, horizon=horizon, **options))
+
+    def size_or_less(width: int) -> int:
+        try:
+            return size(width)
+        except ValueError:  # too narrow; a bad option has raised at `top`
+            return -1
+
+    top = 8 * step
+    while size(top) < parameters:
+        if 2 * top > WIDEST:
+            raise ValueError(f"cell {name!r} has only {size(top)} parameters at hidden size {top}, not {parameters}")
+        top *= 2
+    widths = range(step, top + 1, step)
+    at = bisect.bisect_left(widths, parameters, key=size_or_less)
+    above, too_many = widths[at], size(widths[at]) - parameters
+    if at and size_or_less(widths[at - 1]) >= 0:
+        below = widths[at - 1]
+        return below if parameters - size(below) <= too_many else above
+    if too_many:
+        raise ValueError(f"cell {name!r} has at least {size(above)} parameters (hidden size {above}), not {parameters}")
+    return above
+
+
+def _checked(name: str, horizon: float | None, options: dict) -> tuple[Variant, dict]:
+    """The row, and the options that are not None. Raises ValueError."""
     if name not in VARIANTS:
         near = difflib.get_close_matches(name, VARIANTS, 1, 0)
         raise ValueError(f"unknown cell {name!r}; did you mean {near[0]!r}? Known: {', '.join(VARIANTS)}")
@@ -263,7 +337,10 @@ def make_core(name: str, input_size: int, hidden_size: int, *, horizon: float | 
             raise ValueError(f"cell {name!r} takes no {option}; cells that do: {', '.join(fits)}")
     if "horizon" in row.options and horizon is None:
         raise ValueError(f"cell {name!r} needs a horizon (the longest time it should bridge, in environment steps)")
+    return row, given
 
+
+def _one_layer(row: Variant, given: dict, horizon: float | None, input_size: int, hidden_size: int) -> cells.Cell:
     def of(part: str | None) -> dict:
         return {option: given[option] for option in TAKES.get(part, ()) if option in given}
 

@@ -1,6 +1,9 @@
 """Cell -> Cell. Fixed order, innermost first: HDetach (what is read), Zoneout (what is copied), TimeGate (when).
 
 A wrapper is a cell: same `project`, its noise behind that of the cell inside, its own entries behind that cell's state.
+
+Values that change with training are buffers. A part that has some has a method `schedule(progress)`, and `set_progress`
+calls them all, however deep they stand.
 """
 
 from __future__ import annotations
@@ -72,15 +75,16 @@ class HDetach(Wrapper):
     is never cut, and nothing is rescaled.
 
     p_detach is the probability of blocking, as in the authors' code (the paper's p is that of keeping). coin "batch": one
-    draw a row for the whole batch, as there; "sample": one for each environment. The learner switches it off by writing 0
-    into the buffer `p_detach`.
+    draw a row for the whole batch, as there; "sample": one for each environment. From `detach_until` on, a fraction of the
+    training, `schedule` writes 0 into the buffer `p_detach` and the gradient is the cell's own (the authors switch it off
+    for their last 40 epochs); the default 1 is never.
 
     Raises ValueError where output and memory are one state: the cut would take the memory's gradient with it.
     """
 
     rank, noise_entries, cuts_gradient = 1, 1, True
 
-    def __init__(self, inner: Cell, p_detach: float = 0.25, coin: str = "batch"):
+    def __init__(self, inner: Cell, p_detach: float = 0.25, coin: str = "batch", detach_until: float = 1.0):
         super().__init__(inner)
         if inner.recurrent_output == inner.memory:
             raise ValueError(f"h-detach needs an output apart from the memory; {type(inner).__name__} has one state")
@@ -88,8 +92,15 @@ class HDetach(Wrapper):
             raise ValueError(f"p_detach must lie in [0, 1], got {p_detach}")
         if coin not in ("batch", "sample"):
             raise ValueError(f"coin must be 'batch' or 'sample', got {coin!r}")
+        if not 0 <= detach_until <= 1:
+            raise ValueError(f"detach_until is a fraction of the training and must lie in [0, 1], got {detach_until}")
         self.coin, self.at = coin, inner.state_names.index(inner.recurrent_output)
-        self.register_buffer("p_detach", torch.tensor(float(p_detach)))
+        self.p_start, self.detach_until = float(p_detach), detach_until
+        self.register_buffer("p_detach", torch.tensor(self.p_start))
+        self.schedule(0.0)
+
+    def schedule(self, progress: float) -> None:
+        self.p_detach.fill_(self.p_start if progress < self.detach_until else 0.0)
 
     def draw_own(self, length, batch, generator):
         drawn = self.uniform(length, batch if self.coin == "sample" else 1, 1, generator) < self.p_detach
@@ -145,18 +156,31 @@ class Gaussian(nn.Module):
     Each unit opens once an episode, around its own mu, for about sigma steps; both are learned. They are held in units of
     `horizon`, so that a learning rate means the same for every horizon; mu starts uniform on [0, horizon] and sigma at a
     third of it. `factor` is a buffer for the temporal curriculum: towards 0 units hardly open, and beyond
-    10 * horizon / sigma all are open and the cell is the one inside. The paper's constants were not at hand: that the
-    exponent has no 2, the start and the parametrisation are ours.
+    10 * horizon / sigma, 30 at first, all are open and the cell is the one inside. `schedule` moves it linearly from
+    sigma_start to sigma_end at `sigma_until`, a fraction of the training, and leaves it there; both are 1 by default. The
+    paper's constants were not at hand: that the exponent has no 2, the start, the schedule and the parametrisation are ours.
     """
 
-    def __init__(self, hidden_size: int, horizon: float):
+    def __init__(self, hidden_size: int, horizon: float, sigma_start: float = 1.0, sigma_end: float = 1.0,
+                 sigma_until: float = 1.0):  # fmt: skip
         super().__init__()
         if not horizon > 0:
             raise ValueError(f"a Gaussian time gate needs a positive horizon, got {horizon}")
-        self.horizon = float(horizon)
+        if not (sigma_start > 0 and sigma_end > 0 and 0 < sigma_until <= 1):
+            raise ValueError(f"sigma_start={sigma_start} and sigma_end={sigma_end} must be positive, and "
+                             f"sigma_until={sigma_until} in (0, 1]")  # fmt: skip
+        if sigma_start == sigma_end and sigma_until != 1:
+            raise ValueError(f"sigma_until={sigma_until} is the end of a curriculum from sigma_start to sigma_end; "
+                             f"both are {sigma_start}")  # fmt: skip
+        self.horizon, self.curriculum = float(horizon), (sigma_start, sigma_end, sigma_until)
         self.mu = nn.Parameter(torch.rand(hidden_size))
         self.sigma = nn.Parameter(torch.full((hidden_size,), 1 / 3))
         self.register_buffer("factor", torch.ones(1))
+        self.schedule(0.0)
+
+    def schedule(self, progress: float) -> None:
+        start, end, until = self.curriculum
+        self.factor.fill_(start + (end - start) * min(progress / until, 1.0))
 
     def forward(self, t: Tensor, training: bool) -> Tensor:
         """t (B, 1), counted from 1 -> (B, H)."""
@@ -218,10 +242,16 @@ class TimeGate(Wrapper):
         inner = self.inner.initial_state(batch)
         return (*inner, inner[0].new_zeros(batch, 1))
 
+    def time_gates(self, state: State) -> list[tuple[Cell, State]]:
+        return [(self, state)]
+
     def open(self, t: Tensor) -> Tensor:
         """k (B, H) at clock t (B, 1)."""
-        k = self.openness(t, self.training)
-        return k if self.training else torch.where(k < self.threshold, 0.0, k)
+        return self.openness(t, True) if self.training else self._evaluated(t)
+
+    def _evaluated(self, t: Tensor) -> Tensor:
+        k = self.openness(t, False)
+        return torch.where(k < self.threshold, 0.0, k)
 
     def step(self, z, state):
         *old, clock = state
@@ -237,15 +267,23 @@ class TimeGate(Wrapper):
         """
         return self.open(clocks(first, state[-1]).unsqueeze(-1)).mean(-1)
 
-    def multiply_adds(self, first: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, int]:
+    @torch.no_grad()
+    def unit_updates(self, first: Tensor, state: Sequence[Tensor]) -> Tensor:
+        """(T, B): the share of the units that evaluation updates in every row, in training mode too."""
+        k = self._evaluated(clocks(first, state[-1]).unsqueeze(-1))
+        return (k > 0).to(k.dtype).mean(-1)
+
+    @torch.no_grad()
+    def multiply_adds(self, first: Tensor, state: Sequence[Tensor], times: Tensor | None = None):
         """(executed, of how many): multiply-adds of the cell's matrix products over these rows, closed units left out.
 
-        A unit with k = 0 needs none of its rows of any matrix in that step, for its old value stays.
+        A unit with k = 0 needs none of its rows of any matrix in that step, for its old value stays. times (T, B) int64:
+        how often each row counts, if not once.
         """
         products = sum(p.numel() for p in self.inner.parameters() if p.dim() == 2 and p.shape[1] != 1)
-        with torch.no_grad():
-            open_units = (self.open(clocks(first, state[-1]).unsqueeze(-1)) > 0).sum()
-        return open_units * (products // self.hidden_size), first.numel() * products
+        times = torch.ones_like(first, dtype=torch.int64) if times is None else times
+        open_units = (self.open(clocks(first, state[-1]).unsqueeze(-1)) > 0).sum(-1)
+        return (open_units * times).sum() * (products // self.hidden_size), times.sum() * products
 
 
 def step_open_units(core: TimeGate, x: Tensor, state: State) -> tuple[State, int]:
@@ -272,6 +310,13 @@ def step_open_units(core: TimeGate, x: Tensor, state: State) -> tuple[State, int
     for old, new in zip((h, c), proposed, strict=True):
         mixed.append(old.index_put((row, unit), openness * new + (1 - openness) * old[row, unit]))
     return (*mixed, clock + 1), sum(w.numel() for w in picked)
+
+
+def set_progress(module: nn.Module, progress: float) -> None:
+    """Sets every scheduled value in `module` to its place at `progress`, the fraction of the training that is done."""
+    for part in module.modules():
+        if hasattr(part, "schedule"):
+            part.schedule(progress)
 
 
 def clocks(first: Tensor, clock: Tensor) -> Tensor:

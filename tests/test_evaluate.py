@@ -16,10 +16,11 @@ import evaluate_agent
 import train_agent
 from agents.agent import Agent
 from agents.encoders import VectorEncoder
-from agents.evaluate import Episodes, evaluate, play, summarise
+from agents.evaluate import Episodes, computation, evaluate, play, summarise
 from configs.load import load_config
 from envs.env import Env, Spec
 from memory_cells import make_core
+from memory_cells.multi import Stacked
 
 TINY = [
     "smoke", "device=cpu", "train.threads=1", "cell.hidden_size=8", "agent.embedding_size=8", "train.num_envs=8",
@@ -270,3 +271,95 @@ def test_the_line_for_people(finished, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["corridor 3", "corridor 6"]
     assert all(w in lines[0] for w in ("4 episodes", "greedy success", "sampled success", "optimum 1", "chance"))
+
+
+# --- a time gate's threshold -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("gated") / "run"
+    assert train_agent.main([*TINY, "cell=g-lstm", "cell.threshold=0.3", "cell.horizon=8", f"run_dir={run}"]) == 0
+    return run
+
+
+def report_of(run: Path, capsys, *arguments) -> dict:
+    capsys.readouterr()
+    assert evaluate_agent.main([str(run), "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_report_counts_what_a_threshold_saves(gated, capsys):
+    """Counted unit by unit while the same episodes are played with k set to 0 below the threshold."""
+    report = report_of(gated, capsys, "cell.threshold=0.6")
+    config = build.run_config(gated, [], ("cell.",))
+    env = build.make_env(config, 4, torch.device("cpu"), seed=0)
+    agent, _ = build.load_agent(gated, config, env)
+    gate, opened, acted = agent.core.openness, [], []
+    agent.core.threshold.zero_()
+    real = gate.forward
+
+    def cut(t, training):
+        k = torch.where(real(t, training) < 0.6, 0.0, real(t, training))
+        opened.append((k > 0).sum(-1))
+        return k
+
+    gate.forward = cut
+    step = env.step
+    quota, done = torch.tensor([3, 3, 3, 2]), torch.zeros(4, dtype=torch.int64)  # of 11 episodes
+
+    def watched(action):
+        acted.append(~env.ended & (done < quota))  # rows that a counted episode goes on from
+        row = step(action)
+        done.add_(env.ended)
+        return row
+
+    env.step = watched
+    real_reset = env.reset
+    env.reset = lambda: (real_reset(), acted.clear(), done.zero_())[0]
+    env.seed(config.evaluate.seed)
+    played = summarise(play(agent, env, 11, None))
+    units = sum(int(o[a].sum()) for o, a in zip(opened, acted, strict=True))
+    rows = sum(int(a.sum()) for a in acted)
+    products = 4 * (8 + 8)  # of a unit: four blocks on eight inputs and eight outputs
+    assert rows == played["mean_length"] * 11 and 0 < units < rows * 8
+    want = played | {"unit_updates": units / (rows * 8), "multiply_adds": units * products,
+                     "multiply_adds_total": rows * 8 * products}  # fmt: skip
+    assert {name: report["greedy"][name] for name in want} == want
+
+
+def test_layers_are_summed():
+    torch.manual_seed(0)
+    cores = [make_core("g-lstm", size, 8, horizon=10, threshold=t) for size, t in ((3, 0.3), (8, 0.7))]
+    each = [computation(Agent(VectorEncoder((2,), 0, 8), 2, core), torch.tensor([4, 1, 9])) for core in cores]
+    both = computation(Agent(VectorEncoder((2,), 0, 8), 2, Stacked(cores)), torch.tensor([4, 1, 9]))
+    assert [one["multiply_adds_total"] for one in each] == [14 * 8 * 4 * (size + 8) for size in (3, 8)]
+    assert 0 < each[1]["unit_updates"] < each[0]["unit_updates"] < 1
+    for name, found in both.items():
+        assert found == pytest.approx(sum(one[name] for one in each) / (2 if name == "unit_updates" else 1))
+    assert computation(make_agent(), torch.tensor([4])) == {}
+
+
+def test_a_threshold_of_the_command_line_counts_and_not_the_saved_one(gated, capsys):
+    saved = json.loads((gated / "evaluation.json").read_text())
+    plain = report_of(gated, capsys)
+    seconds = plain.pop("row_seconds")
+    assert set(seconds) == {"plain", "open_units"} and all(s > 0 for s in seconds.values())
+    assert plain == saved  # wall time is in no run's record
+    share = {t: report_of(gated, capsys, f"cell.threshold={t}")["sampled"]["unit_updates"] for t in ("null", 0.3, 0.6, 0.9)}
+    assert share["null"] == 1 > share[0.3] == saved["sampled"]["unit_updates"] > share[0.6] > share[0.9] > 0
+    assert evaluate_agent.main([str(gated), "cell.threshold=0.6"]) == 0
+    line = capsys.readouterr().out
+    assert f"{share[0.6]:.1%} of unit updates made" in line and "a row takes" in line and "multiply-adds" in line
+    for how in report_of(gated, capsys, "--lengths", "3,5", "cell.threshold=0.6")["lengths"].values():
+        assert 0 < how["greedy"]["multiply_adds"] < how["greedy"]["multiply_adds_total"]
+
+
+def test_what_an_evaluation_may_not_change_of_a_cell(gated, finished, capsys):
+    for run, token, words in ((finished, "cell.threshold=0.1", "takes no threshold"), (gated, "cell.threshold=1", "[0, 1)"),
+                              (gated, "cell.horizon=9", "cell.horizon cannot change"),
+                              (gated, "cell.sigma_start=0.5", "cell.threshold")):  # fmt: skip
+        capsys.readouterr()
+        assert evaluate_agent.main([str(run), token]) == 2
+        told = capsys.readouterr()
+        assert words in told.err and told.err.count("\n") == 1 and told.out == ""

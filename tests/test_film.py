@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from PIL import Image
 import record_video
 import train_agent
 from agents.agent import Agent
-from agents.encoders import VectorEncoder
-from agents.film import FilmError, rank_units, shoot
-from agents.video import HEIGHT, WIDTH, scenes, strip_box, write
-from envs import make
+from agents.encoders import VectorEncoder, make_encoder
+from agents.film import FilmError, has_sides, rank_units, shoot
+from agents.scenes import HEIGHT, WIDTH, scenes, strip_box
+from agents.video import write
+from envs import ENVS, make
 from memory_cells.cells import GatedRNN, Memoryless
 from memory_cells.gates import Coupled
 
@@ -179,15 +182,73 @@ def test_more_steps_than_pixels_fit(film):
 def test_an_environment_that_cannot_be_filmed_is_refused(monkeypatch):
     env = passive()
     agent = holding_agent()
-    with pytest.raises(FilmError, match="no two cue values 30 times"):
+    with pytest.raises(FilmError, match="30 pairs of episodes need 60 environments, got 24"):
         shoot(agent, env, 30)
-    monkeypatch.setattr(env, "cue", lambda state: torch.zeros(env.num_envs, 1))
-    with pytest.raises(FilmError, match="no two cue values"):
-        shoot(agent, env, 1)
     env = passive()
     monkeypatch.setattr(env, "render", lambda index: (_ for _ in ()).throw(NotImplementedError("no renderer")))
     with pytest.raises(FilmError, match="no renderer"):
         shoot(agent, env, 1)
+
+
+@pytest.mark.parametrize("cue", [None, torch.zeros(24, 1), torch.arange(24.0).unsqueeze(1)], ids=["none", "one", "many"])
+def test_without_two_cue_values_any_two_episodes_are_filmed(monkeypatch, cue):
+    env, agent = passive(), holding_agent()
+    monkeypatch.setattr(env, "cue", lambda state: cue)
+    film = shoot(agent, env, 2)
+    assert len(film) == 2 and all(e.success and e.rows == L + 2 for pair in film for e in pair) and not has_sides(film)
+    moves = sum(e.memory.double().std(0, correction=0) for pair in film for e in pair)
+    assert rank_units(film, 1).item() == moves.argmax() and len(rank_units(film, 1000)) == H
+    first, second = scenes_of(film)
+    assert first.draw(3).size == (WIDTH, HEIGHT) and (np.asarray(first.base) != np.asarray(second.base)).any()
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_every_environment_is_filmed(name):
+    """With a different cue on each side wherever it has one that varies."""
+    env = make(name, 32, seed=0, **ENVS[name].tiny)
+    encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, 0, 4)
+    film = shoot(Agent(encoder, env.num_actions, Memoryless(4, 8)), env, 1, max_steps=5)
+    env.seed(0)
+    env.reset()
+    assert has_sides(film) == (len(env.cue(env.state).unique(dim=0)) > 1)
+    scene = scenes(film, env.action_names, (name, "about"), "note")[0]
+    width, height = scene.draw(scene.rows - 1).size
+    assert width == WIDTH and HEIGHT <= height == scene.height and height % 2 == 0
+
+
+def test_long_episodes_are_broken_off(film):
+    (left, right), *_ = shoot(holding_agent(), passive(), 1, max_steps=5)
+    for cut, whole in ((left, film[0][0]), (right, film[0][1])):
+        assert cut.success is None and cut.rows == 6 and cut.action.tolist() == [0] * 5 + [-1]
+        assert torch.equal(cut.memory, whole.memory[:6]) and (cut.frames[5] == whole.frames[5]).all()
+    assert all(e.success for e in shoot(holding_agent(), passive(), 1, max_steps=L + 1)[0])  # not one step too early
+
+
+@pytest.mark.parametrize("size, height", [((192, 640), 944), ((33, 17), 1112), ((400, 600), 1112), ((300, 1200), 944),
+                                          ((223, 641), 974)])  # fmt: skip
+def test_pictures_of_any_size(monkeypatch, size, height, tmp_path):
+    """The page is cut open for taller ones; sides stay even; everything below is moved, not changed."""
+    env, agent = passive(), holding_agent()
+    picture = np.full((*size, 3), 77, np.uint8)
+    monkeypatch.setattr(env, "render", lambda index: np.stack([picture] * len(index)))
+    scene = scenes_of(shoot(agent, env, 1))[0]
+    frame = np.asarray(scene.draw(L))
+    assert frame.shape == (height, WIDTH, 3) and height % 2 == 0
+    centre = frame[88 + (height - HEIGHT + 192) // 2]
+    assert (centre[320] == 77).all() and (centre[960] == 77).all()
+    shown = (frame[:, :640] == 77).all(-1)
+    rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    scale = (np.ptp(rows) + 1) / size[0], (np.ptp(columns) + 1) / size[1]
+    assert scale[0] == pytest.approx(scale[1], rel=0.02) and rows.min() >= 88 and rows.max() < 280 + height - HEIGHT
+    flat = scenes_of(shoot(agent, passive(), 1))[0]
+    assert (frame[-(HEIGHT - 280) :] == np.asarray(flat.draw(L))[280:]).all()
+
+
+def test_of_many_actions_the_likeliest_have_bars(film):
+    many = [tuple(replace(e, probs=torch.cat((torch.zeros(e.rows, 16), e.probs), 1)) for e in pair) for pair in film]
+    scene = scenes(many, [f"action number {k}" for k in range(20)], ("a", "b"), "c")[0]
+    assert scene.common.actions.keys() >= {16, 17, 18, 19} and len(scene.common.actions) == 8
+    assert scene.common.actions[19] == "action n…"
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +261,9 @@ def run(tmp_path_factory):
 def test_the_script_films_a_run(run, capsys):
     assert record_video.main([str(run), "--episodes", "1", "--fps", "20"]) == 0
     assert "7 frames" in capsys.readouterr().out  # corridor 5: 6 steps
+    assert record_video.main([str(run), "--max-steps", "3"]) == 0
+    assert "4 frames, 0 of 2 episodes successful, 2 cut after --max-steps 3" in capsys.readouterr().out
+    assert record_video.main([str(run), "--episodes", "1", "--fps", "20"]) == 0
     assert len(decode(run / "video.mp4")[1]) == 7
     out = run / "other.gif"
     assert record_video.main([str(run), "--out", str(out), "--episodes", "2", "--sampled", "env.corridor_length=3"]) == 0
@@ -217,6 +281,7 @@ def test_the_script_films_a_run(run, capsys):
         (["--episodes", "0"], "--episodes"),
         (["--episodes", "two"], "--episodes"),
         (["--fps", "nan"], "--fps"),
+        (["--max-steps", "0"], "--max-steps"),
         (["--ot", "x"], "--ot"),
         (["env.corridor_lenght=4"], "corridor_length"),
         (["env.cue_visible=true"], "does not fit"),

@@ -50,7 +50,7 @@ def test_rollout_and_update_can_be_captured_and_replayed():
     """Each as one CUDA graph with registered generators; a replay equals the eager call from the same state."""
     trainer = trainer_of("deterministic=false")
     env, learner = trainer.env, trainer.learner
-    learner.schedule(1e-3, 0.01)
+    learner.schedule(1e-3, 0.01, 0.0)
     carry = start(env, learner.actor)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):  # warm up: buffers of the optimiser, handles of the libraries

@@ -14,7 +14,7 @@ SCRIPTS = {p.stem for p in ROOT.glob("*.py")}
 MAY_IMPORT = {
     "memory_cells": {"memory_cells", "torch"},
     "memory_cells/kernels": {"memory_cells", "torch", "triton"},
-    "envs": {"envs", "torch", "numpy", "gymnasium"},
+    "envs": {"envs", "torch", "numpy", "gymnasium", "minigrid", "envpool"},
     "agents": {"agents", "envs", "memory_cells", "torch", "numpy", "scipy", "safetensors", "rich", "av", "PIL",
                "matplotlib"},
     "configs": {"configs", "yaml", "omegaconf"},

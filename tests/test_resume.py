@@ -44,6 +44,11 @@ CASES = {name: [f"cell={name}", "agent.minibatches=2", "agent.reuse=2"] for name
     "rmsprop, schedules": ["cell=janet", "agent.optimizer=rmsprop", "agent.learning_rate_end_fraction=0",
                            "agent.entropy_cost_end_fraction=0.1", "agent.exploration=entropy"],
     "ppo": ["cell=c-lstm", "agent=ppo", "agent.normalise_advantage=std", "agent.weight_decay=0.01"],
+    "curriculum, budget": ["cell=g-lstm", "cell.sigma_start=0.1", "cell.sigma_end=30", "cell.sigma_until=0.6",
+                           "cell.threshold=0.1", "agent.budget_cost=0.1"],
+    "coins up to a point": ["cell=hdetach-lstm", "cell.p_detach=0.9", "cell.detach_until=0.5", "agent=impala",
+                            "agent.actor_lag=3", "agent.minibatches=1"],
+    "gates watched": ["cell=cr-lstm", "train.diagnose_every=1", "agent.actor_lag=2"],
     "until solved": ["cell=lstm", "train.stop_at_success=0", "train.evaluate_every=5"],
 }
 EVERY_3 = "train.evaluate_every=3"
@@ -325,9 +330,7 @@ def step_of(run: Path) -> int:
 
 
 def await_step(process: subprocess.Popen, run: Path, step: int) -> None:
-    began = time.monotonic()
-    while step_of(run) < step and process.poll() is None:
-        assert time.monotonic() - began < 120
+    while step_of(run) < step and process.poll() is None:  # a hang is for the test's own timeout to end
         time.sleep(0.001)
 
 
@@ -363,28 +366,3 @@ def test_sigkill(variant, tmp_path):
 def test_sigkill_twenty_times(variant, tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "LONGER", ["train.steps=20000", EVERY_3])
     killed_by_process(variant, tmp_path, 20, random.Random(variant))
-
-
-ONE_SAVE = ["train.checkpoint_every=100000", "train.steps=4000", "cell=lstm"]
-
-
-@pytest.fixture(scope="module")
-def never_stopped(tmp_path_factory) -> dict:
-    return outcome(train(tmp_path_factory.mktemp("signals") / "run", *ONE_SAVE))
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_and_leave(number, tmp_path, never_stopped):
-    run = tmp_path / "run"
-    process = launch(*given(run, *ONE_SAVE))
-    while not (run / "metrics.jsonl").is_file() or (run / "metrics.jsonl").read_bytes().count(b"\n") < 5:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-    process.send_signal(number)
-    began = time.monotonic()
-    out, err = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10 * max(1, os.getloadavg()[0] / os.cpu_count())
-    assert (process.returncode, err) == (128 + number, "")
-    assert f"--resume {run}" in out
-    assert 0 < step_of(run) < 4000 and not (run / "evaluation.json").exists()
-    assert_same(never_stopped, outcome(resume(run)))

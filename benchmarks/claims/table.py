@@ -64,7 +64,7 @@ def _bench(task: str, options: dict, steps: int = 20000) -> dict[str, Arm]:
     return {
         "NRU": Arm("nru", 10, common | {"hidden": 80}), "LSTM": Arm("lstm", 6, common | {"hidden": 70}),
         "chrono LSTM": Arm("chrono-lstm", 6, common | {"hidden": 70} | horizon),
-        "chrono JANET": Arm("chrono-janet", 6, common | {"hidden": 101} | horizon),
+        "chrono JANET": Arm("chrono-gated-rnn", 6, common | {"hidden": 101} | horizon),
         "GRU": Arm("gru", 6, common | {"hidden": 82}), "RNN-orth": Arm("rnn-orth", 6, common | {"hidden": 143}),
     }  # fmt: skip
 

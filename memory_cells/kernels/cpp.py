@@ -35,9 +35,11 @@ PRELUDE = r"""
 typedef REAL real;
 typedef void (*gemm_t)(const char*, const char*, const int*, const int*, const int*, const real*, const real*, const int*,
                        const real*, const int*, const real*, real*, const int*);
+// forced: in a large step (KAF gates) GCC leaves the exponential as a call, and the loop around it is no longer vectorised
+#define INLINE static inline __attribute__((always_inline))
 #if SINGLE
 // exp by range reduction to [-ln2/2, ln2/2] and a Taylor polynomial of degree 7; comparisons let NaN through
-static inline float exp_(float x) {
+INLINE float exp_(float x) {
     x = x > 88.0f ? 88.0f : x;
     x = x < -87.0f ? -87.0f : x;
     float k = __builtin_rintf(x * 1.44269504088896341f);
@@ -55,7 +57,7 @@ static inline float exp_(float x) {
     __builtin_memcpy(&scale, &bits, 4);
     return p * scale;
 }
-static inline float tanh_(float x) {
+INLINE float tanh_(float x) {
     float a = x < 0 ? -x : x, q = x * x;
     float e = exp_(-2 * a), far = (1 - e) / (1 + e);
     // odd series where 1 - e would cancel
@@ -64,14 +66,14 @@ static inline float tanh_(float x) {
     return x < 0 ? -y : y;
 }
 #else
-static inline double exp_(double x) { return std::exp(x); }
-static inline double tanh_(double x) { return std::tanh(x); }
+INLINE double exp_(double x) { return std::exp(x); }
+INLINE double tanh_(double x) { return std::tanh(x); }
 #endif
-static inline real sigmoid_(real x) { return 1 / (1 + exp_(-x)); }
-static inline real relu_(real x) { return x > 0 ? x : (x != x ? x : (real)0); }
-static inline real step_(real x) { return x > 0 ? (real)1 : (real)0; }
-static inline real sign_(real x) { return x > 0 ? (real)1 : (x < 0 ? (real)-1 : (real)0); }
-static inline real abs_(real x) { return x < 0 ? -x : x; }
+INLINE real sigmoid_(real x) { return 1 / (1 + exp_(-x)); }
+INLINE real relu_(real x) { return x > 0 ? x : (x != x ? x : (real)0); }
+INLINE real step_(real x) { return x > 0 ? (real)1 : (real)0; }
+INLINE real sign_(real x) { return x > 0 ? (real)1 : (x < 0 ? (real)-1 : (real)0); }
+INLINE real abs_(real x) { return x < 0 ? -x : x; }
 // what mixes the units of one row; the transposes carry gradients
 static inline real row_sum_(const real* x, long n) {
     real total = 0;

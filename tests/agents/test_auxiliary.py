@@ -1,15 +1,23 @@
 """Where the auxiliary losses look, how far their gradient goes, and that they teach the state something."""
 
+import math
+
 import pytest
 import torch
 from counting import CountingEnv
 from test_learner import SETTINGS, B, T, make_agent, rollout_of
 
+from agents.agent import Agent
 from agents.auxiliary import Auxiliary, AuxiliarySettings, flat_state, remember
+from agents.encoders import make_encoder
 from agents.learner import Learner, make_optimizer
+from agents.observations import make_target
 from agents.rollout import collect, start
 from agents.trainer import transitions
+from envs import ENVS, make
 from memory_cells import VARIANTS, make_core
+
+TARGET = make_target("vector", (2,), None)
 
 
 def settings(kind="reconstruct", **changes):
@@ -30,7 +38,7 @@ def spy(auxiliary):
 def test_segments_lie_where_they_should(kind, memory):
     """The counting stream says at every row which row of its episode it is."""
     agent = make_agent()
-    auxiliary = Auxiliary(agent, 2, settings(kind, memory=memory))
+    auxiliary = Auxiliary(agent, TARGET, settings(kind, memory=memory))
     seen, generator = spy(auxiliary), torch.Generator().manual_seed(0)
     env, acting = CountingEnv(B), torch.Generator().manual_seed(0)
     carry, past, stream, farthest = start(env, agent), None, [], 0
@@ -63,7 +71,7 @@ def test_segments_lie_where_they_should(kind, memory):
 @pytest.mark.parametrize("truncation", [1, 3, 100])
 def test_the_gradient_goes_back_exactly_so_far(kind, truncation):
     agent = make_agent()
-    auxiliary = Auxiliary(agent, 2, settings(kind, truncation=truncation))
+    auxiliary = Auxiliary(agent, TARGET, settings(kind, truncation=truncation))
     rollout, _ = rollout_of(agent)
     obs = rollout.rows.obs.clone().requires_grad_()
     leaf = rollout._replace(rows=rollout.rows._replace(obs=obs, first=torch.zeros_like(rollout.rows.first)))
@@ -82,7 +90,7 @@ def test_the_gradient_goes_back_exactly_so_far(kind, truncation):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_fits_every_core(name):
     agent = make_agent(make_core(name, 8, 16, horizon=20))
-    auxiliary = Auxiliary(agent, 2, settings(anchors=2))
+    auxiliary = Auxiliary(agent, TARGET, settings(anchors=2))
     rollout, _ = rollout_of(agent)
     loss, log = auxiliary.loss(agent, rollout, rollout.state, torch.Generator().manual_seed(0))
     loss.backward()
@@ -91,7 +99,7 @@ def test_it_fits_every_core(name):
 
 def learner_with(kind, **changes):
     agent = make_agent()
-    auxiliary = Auxiliary(agent, 2, settings(kind, **changes))
+    auxiliary = Auxiliary(agent, TARGET, settings(kind, **changes))
     modules = torch.nn.ModuleDict({"agent": agent, "auxiliary": auxiliary})
     return Learner(agent, agent, make_optimizer(modules, "adam", 3e-3, 0.9, 0.999, 1e-5, 0.0), SETTINGS, 0, auxiliary)
 
@@ -118,3 +126,93 @@ def test_the_state_learns_to_hold_what_it_is_asked_for():
         log = learner.update(rollout, transitions(rollout, False))
         (first if k < 10 else last if k >= 110 else []).append(log["auxiliary_loss"].item())
     assert sum(last) < 0.5 * sum(first)
+
+
+# --- observations that are no vectors --------------------------------------------------------------------------------
+
+
+class CountingSymbols(CountingEnv):
+    """A grid of 1 x 2 cells with two channels: the step number and the environment's, then their parities."""
+
+    obs_kind, obs_values = "symbols", (8, 6)
+
+    def observe(self, state):
+        number, index = state.t, self.index
+        return torch.stack([number, index, number % 2, index % 2], -1).view(-1, 1, 2, 2).to(torch.uint8)
+
+
+class CountingPixels(CountingEnv):
+    """A picture of 2 x 2 pixels, the brighter the later in the episode."""
+
+    obs_kind = "pixels"
+
+    def observe(self, state):
+        return (30 * state.t).view(-1, 1, 1, 1).expand(-1, 2, 2, 3).to(torch.uint8)
+
+
+def test_symbols_by_hand():
+    """Each cell reads as one vector of sum(values) entries, and is guessed by a softmax for each channel."""
+    target = make_target("symbols", (1, 2, 2), (3, 2))
+    obs = torch.tensor([[[[[2, 0], [1, 1]]]]], dtype=torch.uint8)
+    assert target.size == 10 and target.read(obs).tolist() == [[[0, 0, 1, 1, 0, 0, 1, 0, 0, 1]]]
+    guess = torch.randn(1, 1, 10)
+    g = guess.flatten().tolist()
+    errors = []
+    for cell, codes in ((0, (2, 0)), (1, (1, 1))):
+        for at, code, values in ((0, codes[0], 3), (3, codes[1], 2)):
+            own = g[5 * cell + at : 5 * cell + at + values]
+            errors.append(math.log(sum(math.exp(a) for a in own)) - own[code])
+    assert target.error(guess, obs).item() == pytest.approx(sum(errors) / 4, rel=1e-5)
+    sure = 30.0 * target.read(obs)
+    assert target.error(sure, obs) < 1e-6 < 10 < target.error(-sure, obs)
+
+
+def test_pixels_and_vectors_by_hand():
+    obs = torch.tensor([[[[[255, 0, 51]]]]], dtype=torch.uint8)
+    target = make_target("pixels", (1, 1, 3), None)
+    torch.testing.assert_close(target.read(obs), torch.tensor([[[1.0, 0.0, 0.2]]]))
+    assert target.error(torch.tensor([[[0.5, 0.0, 0.2]]]), obs).item() == pytest.approx(0.25 / 3)
+    plain = make_target("vector", (2,), None)
+    vector = torch.tensor([[[255.0, -3.0]]])
+    assert torch.equal(plain.read(vector), vector) and plain.error(vector + 2, vector).item() == pytest.approx(4)
+    with pytest.raises(ValueError, match="unknown kind of observation 'smell'"):
+        make_target("smell", (2,), None)
+
+
+@pytest.mark.parametrize("kind", ["reconstruct", "predict"])
+@pytest.mark.parametrize("name", ENVS)
+def test_it_reads_every_environment(name, kind):
+    torch.manual_seed(0)
+    env = make(name, num_envs=B, **ENVS[name].tiny)
+    encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, 0, 8)
+    agent = Agent(encoder, env.num_actions, make_core("lstm", 8, 8))
+    auxiliary = Auxiliary(agent, make_target(env.obs_kind, env.obs_shape, env.obs_values), settings(kind, segment=2))
+    rollout, _ = collect(env, agent, start(env, agent), 4, torch.Generator())
+    loss, _ = auxiliary.loss(agent, rollout, rollout.state, torch.Generator().manual_seed(1))
+    loss.backward()
+    assert loss > 0 or rollout.rows.first[1:].any()  # a segment within one episode has an error
+    assert all(p.grad.isfinite().all() for p in auxiliary.parameters())
+
+
+@pytest.mark.parametrize("kind", ["reconstruct", "predict"])
+@pytest.mark.parametrize("family", [CountingSymbols, CountingPixels])
+def test_the_decoder_learns_what_the_stream_shows(family, kind):
+    """The count goes up by one a row, so the next row follows from the one before; rollouts are as short as episodes."""
+    env = family(B)
+    torch.manual_seed(0)
+    encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, 0, 8)
+    agent = Agent(encoder, env.num_actions, make_core("lstm", 8, 16))
+    auxiliary = Auxiliary(agent, make_target(env.obs_kind, env.obs_shape, env.obs_values), settings(kind, segment=2, memory=2))
+    optimizer = torch.optim.Adam([*agent.parameters(), *auxiliary.parameters()], 1e-2)
+    generator, errors, past, carry = torch.Generator().manual_seed(0), [], None, start(env, agent)
+    while len(errors) < 60:
+        rollout, carry = collect(env, agent, carry, 5, generator)
+        loss, log = auxiliary.loss(agent, rollout._replace(past=past), rollout.state, generator)
+        past = remember(past, rollout.rows, 2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss > 0:  # else an episode ended everywhere between segment and anchor
+            assert encoder.layers[0].weight.grad.abs().sum() > 0
+            errors.append(sum(log.values()).item() / len(log))
+    assert past.obs.dtype == torch.uint8 and sum(errors[-10:]) < 0.5 * sum(errors[:10])

@@ -1,18 +1,20 @@
 """Every primary row against its NumPy transcription: one step and ten, random weights and biases, a start state that is not
-zero; and that a wrong sign anywhere in a transcription, or two gates swapped in the cell, is seen."""
+zero; and that a wrong sign anywhere in a transcription, or a cell that was tampered with, is seen."""
 
 import ast
 import inspect
+import sys
 import textwrap
 
 import numpy as np
 import pytest
 import torch
 
-from memory_cells import VARIANTS, make_core, unroll
+from memory_cells import VARIANTS, cells, gates, make_core, nru, squash, unroll, wrappers
 from memory_cells.squash import KAF
 from memory_cells.variants import INITS
 from tests.cells import golden
+from tests.cells.golden_baselines import GOLDEN
 
 T, B, I, H, HORIZON = 10, 3, 4, 6, 30
 STEPS = {"lstm": "lstm", "gru": "gru_after", "gated-rnn": "gated_rnn", "leaky-rnn": "gated_rnn",
@@ -41,8 +43,8 @@ def array(p):
     return p.detach().numpy()
 
 
-def parameters(core, name):
-    """The transcription's P, and the squashes, from the module."""
+def parameters(core, name, module=golden):
+    """The transcription's P, and its squashes, from the core."""
     row, inner = VARIANTS[name], core
     while hasattr(inner, "inner"):
         inner = inner.inner
@@ -74,13 +76,13 @@ def parameters(core, name):
         for key, p in inner.named_parameters():
             if key.endswith("alpha"):
                 gate = key.split("_")[-1].split(".")[0]
-                s[gate if gate in s else "forget"] = golden.kaf(array(p), edge)
+                s[gate if gate in s else "forget"] = module.kaf(array(p), edge)
     return P, s
 
 
 def run(module, core, name, form, x, state, noise, steps, swap=False):
     """`steps` steps of the transcription in `module`."""
-    row, (P, s) = VARIANTS[name], parameters(core, name)
+    row, (P, s) = VARIANTS[name], parameters(core, name, module)
     if swap:
         a, b = (
             [key for key, value in P.items() if isinstance(value, tuple)][:2] if row.cell != "nru" else ("W_a", "W_b")
@@ -117,6 +119,10 @@ def run(module, core, name, form, x, state, noise, steps, swap=False):
 def differ(a, b):
     """The largest difference, in units of the largest entry where that is above 1."""
     return max(float(np.abs(u - v).max() / max(1, np.abs(u).max())) for u, v in zip(a, b, strict=True))
+
+
+def test_every_row_has_a_transcription():
+    assert {name for name, _ in CASES} | set(GOLDEN) == set(VARIANTS)
 
 
 @pytest.mark.parametrize("name, form", CASES, ids=[" ".join([n, *map(str, f.values())]) for n, f in CASES])
@@ -170,7 +176,7 @@ REPRESENTATIVE = {
     "ordered_refine": "or-lstm", "ordered_master": "om-lstm", "master": "um-lstm", "static": "leaky-rnn", "lstm": "lstm",
     "peephole_lstm": "phased-lstm", "gru_after": "gru", "gru_before": "gru", "gated_rnn": "gated-rnn",
     "memoryless": "memoryless", "gaussian": "g-lstm", "oscillating": "phased-lstm", "time_gate": "g-lstm",
-    "zoneout": "zoneout-lstm", "nru": "nru",
+    "zoneout": "zoneout-lstm", "nru": "nru", "kaf": "kaf-lstm",
 }  # fmt: skip
 
 
@@ -195,6 +201,51 @@ def test_two_swapped_gates_are_seen(name):
     right = run(golden, core, name, {}, x.numpy(), state, noise, 1)
     wrong = run(golden, core, name, {}, x.numpy(), state, noise, 1, swap=True)
     assert differ(right, wrong) > 1e-6
+
+
+#: row -> what somebody might get wrong in the cell: (class, method, what to replace, by what)
+TAMPERED = [
+    ("lstm", cells.LSTM, "finish", "keep * c + write", "keep * c - write"),
+    ("lstm", cells.LSTM, "finish", "candidate, output = pre", "output, candidate = pre"),
+    ("lstm", gates.Free, "forward", "self.squash_forget(forget), self.squash_input(write)",
+     "self.squash_input(write), self.squash_forget(forget)"),
+    ("tied-lstm", gates.Coupled, "forward", "return keep, 1 - (", "return 1 - keep, ("),
+    ("janet", gates.Coupled, "forward", "forget - self.offset", "forget + self.offset"),
+    ("r-lstm", gates.Refine, "forward", "(1 - 2 * r)", "(1 + 2 * r)"),
+    ("or-gru", gates.Refine, "forward", "self.squash_forget(forget), self.squash_refine(refine)",
+     "self.squash_forget(refine), self.squash_refine(forget)"),
+    ("o-lstm", squash.Cumax, "forward", "torch.softmax(pre, -1)", "torch.softmax(-pre, -1)"),
+    ("om-lstm", gates.Master, "forward", "1 - mi if self.ordered", "mi if self.ordered"),
+    ("um-gru", gates.Master, "forward", "f * w + (mf - w)", "f * w + (mf + w)"),
+    ("leaky-rnn", gates.Static, "forward", "torch.sigmoid(self.theta)", "torch.sigmoid(-self.theta)"),
+    ("gated-rnn", cells.GatedRNN, "step", "keep * h + write", "write * h + keep"),
+    ("gru", cells.GRU, "step", "keep * h + write", "write * h + keep"),
+    ("gru", cells.GRU, "step", "(h_new + self.bias_h)", "(h_new - self.bias_h)"),
+    ("memoryless", cells.Memoryless, "project", "self.bias", "-self.bias"),
+    ("kaf-lstm", squash.KAF, "forward", "0.5 * mixed + 0.5 * pre", "0.5 * mixed - 0.5 * pre"),
+    ("nru", nru.NRU, "step", "self._mix(alpha, *sides[:2]) - self", "self._mix(alpha, *sides[:2]) + self"),
+    ("nru", nru.NRU, "step", "alpha, beta, *sides =", "beta, alpha, *sides ="),
+    ("g-lstm", wrappers.TimeGate, "step", "(1 - k) * o", "(1 + k) * o"),
+    ("g-lstm", wrappers.Gaussian, "forward", "t - self.mu", "t + self.mu"),
+    ("phased-lstm", wrappers.Oscillating, "forward", "t - self.shift", "t + self.shift"),
+    ("phased-lstm", cells.LSTM, "finish", "a + peep[name] * c", "a - peep[name] * c"),
+    ("zoneout-lstm", wrappers.Zoneout, "step", "old, new) if noise", "new, old) if noise"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, cls, method, old, new", TAMPERED, ids=[f"{t[0]} {t[3]}" for t in TAMPERED])
+def test_a_tampered_cell_is_seen(name, cls, method, old, new, monkeypatch):
+    source = textwrap.dedent(inspect.getsource(getattr(cls, method)))
+    assert old in source, "the source has changed: bring this line up to date"
+    scope = dict(vars(sys.modules[cls.__module__]))
+    exec(source.replace(old, new, 1), scope)
+    core, x, state = case(name, {})
+    noise, first = core.draw(T, B), torch.zeros(T, B, dtype=torch.bool)
+    theirs = run(golden, core, name, {}, x.numpy(), state, [n.numpy() for n in noise], T)
+    monkeypatch.setattr(cls, method, scope[method])
+    with torch.no_grad():
+        ours = unroll(core, x, first, state, path="loop", noise=noise)[1]
+    assert not differ([array(s) for s in ours], theirs) < 1e-6
 
 
 @pytest.mark.parametrize("size, reach", [(10, 0.0), (None, 6.0)])

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from benchmarks.cell_figures import keep as keep_of_core
 from memory_cells import VARIANTS, make_core
 from memory_cells.gates import Coupled, Master, Ordered, Refine, Static
 from memory_cells.inits import Chrono, Constant, HeavyTail, Uniform
 from memory_cells.squash import KAF, Cumax, Sigmoid
 from memory_cells.variants import GATES, INITS, SQUASHES
+from memory_cells.wrappers import Gaussian, Oscillating
 
 H, HORIZON = 4096, 500.0
 QUANTILES = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99])
@@ -84,6 +86,51 @@ def test_the_cell_starts_with_these_biases(name):
     row, keep = VARIANTS[name], keep_at_zero(name, 256)[0]
     want = KEEP[row.gate](EXPECTED[row.init])
     torch.testing.assert_close(keep.quantile(QUANTILES[1:4]), want[1:4], rtol=0, atol=0.1)
+
+
+DECILES = torch.tensor([0.1, 0.5, 0.9])
+
+
+def steps(*decays):
+    """The deciles of equally many units of each decay."""
+    return torch.tensor([decays[int(q * len(decays))] for q in DECILES])
+
+
+#: rows without a gate object or with a start of their own: deciles of what a unit's new memory owes to its old one
+OWN = {
+    "memoryless": torch.zeros(3), "elman": torch.zeros(3), "irnn": torch.ones(3), "lstm-torch": steps(0.5), "gru": steps(0.5),
+    "orth-rnn": -torch.cos(torch.pi * DECILES),  # angles U(-pi, pi)
+    "goru": steps(0.5), "rhn": torch.sigmoid(torch.tensor(2.0)).repeat(3) ** 4,
+    "g2-lstm": torch.sigmoid(torch.ones(3)), "noisy-lstm": steps(0.75),  # a hard sigmoid, 0.25 b + 0.5
+    "stacked-lstm": torch.sigmoid(torch.ones(3)), "on-lstm": mastered(DECILES), "sru": steps(0, 0.5, 0.9, 0.99, 0.999),
+    "nru": torch.ones(3), "nru-relu": torch.ones(3), "hdetach-nru": torch.ones(3),
+    "mingru": steps(0.5), "minlstm": steps(0.5), "lru": DECILES.sqrt(),  # |lambda|^2 uniform
+    "ffm": torch.exp(DECILES * -4.5e-3 + (1 - DECILES) * -0.673),
+}  # fmt: skip
+#: where one number a unit says too little, and the test that looks at what they start from
+ELSEWHERE = {"slstm", "rmc", "rnn-orth", "indrnn", "clockwork", "dilated-lstm", "dilated-gru"}  # test_baselines.py
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_other_cells_keep_at_the_start(name):
+    torch.manual_seed(0)
+    found = keep_of_core(make_core(name, 64, 256, horizon=HORIZON).eval()).quantile(DECILES)
+    torch.testing.assert_close(found, OWN[name], rtol=0, atol=0.3 if name == "orth-rnn" else 0.06)
+
+
+def test_every_row_has_its_start_tested():
+    assert {*GATED, *OWN, *ELSEWHERE} == set(VARIANTS) and not set(GATED) & OWN.keys()
+
+
+def test_time_gates_start_as_stated():
+    torch.manual_seed(0)
+    gate = Gaussian(H, HORIZON)
+    torch.testing.assert_close(gate.mu.quantile(QUANTILES), QUANTILES, rtol=0, atol=0.02)
+    assert torch.equal(gate.sigma, torch.full((H,), 1 / 3)) and gate.factor == 1
+    assert make_core("g-lstm", 1, 8, horizon=HORIZON).openness.horizon == gate.horizon == HORIZON
+    gate = Oscillating(H)
+    torch.testing.assert_close(gate.period.log().quantile(QUANTILES), 1 + 5 * QUANTILES, rtol=0, atol=0.1)
+    torch.testing.assert_close((gate.shift / gate.period).quantile(QUANTILES), QUANTILES, rtol=0, atol=0.02)
 
 
 def test_refine_bias_zero_starts_at_the_primary_gate():

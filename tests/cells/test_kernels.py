@@ -110,15 +110,6 @@ def test_unknown_operations_keep_to_the_loop():
     torch.testing.assert_close(unroll(core, X, FIRST, state), unroll(core, X, FIRST, state, path="loop"))
 
 
-@pytest.mark.parametrize("path", ["fused", "eager"])
-def test_double_backward_raises(path):
-    core, x = make_core("lstm", I, H), X.clone().requires_grad_()
-    y, _ = unroll(core, x, FIRST, core.initial_state(B), path=path)
-    (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|differentiate twice"):
-        g.sum().backward()
-
-
 def test_the_start_state_learns_through_resets():
     core = Custom(OPERATIONS["reads it outside the product"])
     y, _ = unroll(core, X, FIRST, (torch.zeros(B, H),), path="fused")

@@ -9,7 +9,7 @@ import torch
 from memory_cells import VARIANTS, make_core, unroll
 from memory_cells.kernels import sequence
 from memory_cells.kernels.graph import NotTraceable
-from memory_cells.variants import OPTIONS
+from memory_cells.variants import OPTIONS, TAKES
 
 T, B, I, H, HORIZON = 7, 4, 3, 8, 30
 
@@ -17,11 +17,15 @@ T, B, I, H, HORIZON = 7, 4, 3, 8, 30
 def forms(name):
     """The row as it is, and with every option of its own away from the default, all at once."""
     yield {}
-    if changed := {option: OPTIONS[option][1] for option in sorted(VARIANTS[name].options & OPTIONS.keys())}:
+    own = VARIANTS[name].options & OPTIONS.keys() - {"layers"}
+    if changed := {option: OPTIONS[option][1] for option in sorted(own)}:
         yield changed
 
 
 ROWS = [pytest.param(n, tuple(f.items()), id=" ".join([n, *map(str, f.values())])) for n in VARIANTS for f in forms(n)]
+#: every cell in two layers: a kernel each, minutes of compiling in all; test_stacks.py is the quick form
+STACKABLE = [n for n, row in VARIANTS.items() if "layers" not in TAKES.get(row.cell, ())]
+ROWS += [pytest.param(n, (("layers", 2),), id=f"{n} in two layers", marks=pytest.mark.slow) for n in STACKABLE]
 law = pytest.mark.parametrize("name, form", ROWS)
 rows = pytest.mark.parametrize("name", VARIANTS)
 
@@ -35,9 +39,10 @@ def sample(name, form=(), dtype=torch.float64):
     """core, x, first, state, noise: every parameter moved off its special values, a state that the core has reached."""
     torch.manual_seed(0)
     core = make_core(name, I, H, horizon=HORIZON, **dict(form)).to(dtype)
+    spread = 0.5 if "layers" in dict(form) else 0.2  # an upper layer sees small numbers, and must reach saturation too
     with torch.no_grad():
         for p in core.parameters():
-            p.add_(0.2 * torch.randn_like(p))
+            p.add_(spread * torch.randn_like(p))
         x = torch.randn(T, B, I, dtype=dtype)
         first = torch.rand(T, B) < 0.2
         first[3, 1], first[0, 2] = True, True
@@ -123,9 +128,21 @@ def test_gradients_are_derivatives(name, form):
 
         def f(*_, path=path):
             y, new = unroll(core, x, first, state, path=path, noise=noise)
-            return (y, *(s for s in new if s.is_floating_point() or s.is_complex()))
+            return tuple(out for out in (y, *new) if out.requires_grad)
 
         assert torch.autograd.gradcheck(f, [x, *differentiable(state), *core.parameters()], fast_mode=True), path
+
+
+@rows
+def test_double_backward_raises(name):
+    core, x, first, state, noise = sample(name)
+    for path in fast_paths(name):
+        if path == "scan" and hasattr(core, "layers"):
+            continue  # layer by layer: each is one of the others
+        (g,) = torch.autograd.grad(unroll(core, x, first, state, path=path, noise=noise)[0].square().sum(), x,
+                                   create_graph=True)  # fmt: skip
+        with pytest.raises(RuntimeError, match=r"once_differentiable|differentiate twice"):
+            g.sum().backward()
 
 
 @law

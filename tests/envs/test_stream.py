@@ -3,9 +3,6 @@ the base class on an environment that counts."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -201,7 +198,8 @@ def test_the_oracle_attains_its_figure(name, cue_visible):
         assert env.success(env.state)[env.ended & alive].all()
         alive &= ~env.ended
     error = total.std().item() / many**0.5  # nil where every episode is worth the same
-    assert total.mean().item() == pytest.approx(env.spec.r_oracle, abs=4 * error + 1e-6)
+    if env.spec.r_oracle is not None:  # None: too many layouts to work it out; there success is all that is asked
+        assert total.mean().item() == pytest.approx(env.spec.r_oracle, abs=4 * error + 1e-6)
     assert env.spec.max_rows is None or rows <= env.spec.max_rows
 
 
@@ -332,29 +330,6 @@ def test_make_names_the_nearest():
         envs.make("tmaze_passive", 2, oracle_length=1)
     assert envs.make("tmaze_active", 2).oracle_length == 1
     assert envs.make("tmaze_active", 2, oracle_length=5).oracle_length == 5
-
-
-def test_works_without_gymnasium():
-    code = """
-import sys
-sys.modules["gymnasium"] = None
-import envs
-assert envs.make("tmaze_passive", 2).reset().first.all()
-try:
-    envs.GymVectorEnv
-except ImportError as error:
-    assert "gymnasium" in str(error)
-else:
-    raise AssertionError
-try:
-    import envs.gym_adapter
-except ImportError as error:
-    assert "gymnasium" in str(error)
-else:
-    raise AssertionError
-assert not [m for m in ("agents", "memory_cells", "configs", "build", "PIL", "matplotlib") if m in sys.modules]
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 class TestGpu:

@@ -1,0 +1,56 @@
+"""A comparison in a screen of text: ranking, control, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agents.results import CENSORED, SOLVED, Result
+from agents.statistics import Estimate, wilson
+
+CONTROL = "memoryless"
+Row = dict[str, Any]
+
+
+def ranking_lines(ranking: Sequence[Row], results: Sequence[Result], baseline: str) -> list[str]:
+    """The ranking as columns of text; a cell with failed or pending runs has no figures."""
+    head = ["cell", "IQM of the score", "mean", "solved", f"P(> {baseline})", "p, Holm", "P(faster)", "p, Holm"]
+    lines = [head]
+    for row in ranking:
+        mine = [run for run in results if run.slot.cell == row["cell"]]
+        solved = f"{sum(run.status == SOLVED for run in mine)}/{len(mine)}"
+        lines.append([row["cell"], _interval(row, "iqm"), _interval(row, "mean"), solved, _interval(row, "improvement"),
+                      _number(row["p_holm"]), _interval(row, "faster"), _number(row["p_steps_holm"])])  # fmt: skip
+    widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines]
+
+
+def control(results: Sequence[Result]) -> list[tuple[str, Estimate, float, bool]]:
+    """For each task that the memoryless control has run on: (task, its success rate, chance, whether chance lies in the
+    interval). The runs are evaluated on the same episodes, so their mean counts as so many episodes as one of them has."""
+    tasks: dict[Any, list[Result]] = {}
+    for run in results:
+        if run.slot.cell == CONTROL and run.status in (SOLVED, CENSORED) and run.slot.spec.chance is not None:
+            tasks.setdefault(run.slot.task, []).append(run)
+    found = []
+    for (env, length), runs in tasks.items():
+        episodes, chance = runs[0].episodes, runs[0].slot.spec.chance
+        rate = wilson(round(episodes * sum(run.success for run in runs) / len(runs)), episodes)
+        found.append((env if length is None else f"{env} {length}", rate, chance, rate.low <= chance <= rate.high))
+    return found
+
+
+def control_lines(results: Sequence[Result]) -> list[str]:
+    return [f"control on {task}: success {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}], chance {chance:g}"
+            f"{'' if inside else ' - OUTSIDE'}" for task, rate, chance, inside in control(results)]  # fmt: skip
+
+
+def _interval(row: Row, name: str) -> str:
+    if row[name] is None:
+        return "-"
+    value, low, high = (None if v is None else round(v, 2) + 0.0 for v in (row[name], row[f"{name}_low"], row[f"{name}_high"]))
+    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"

@@ -1,0 +1,223 @@
+"""The figures of a comparison, drawn from its tables (agents/tables.py); each as PNG and SVG.
+
+    lengths    success against length, a line a cell       ranking   cells by IQM, and against the baseline
+    curves     success against steps, with bands           steps     steps to solve, censored runs at the budget
+    scores     heat map of cell by task                    profiles  share of runs above each score
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agents import statistics as st
+from agents.plotting import (
+    GREY,
+    Look,
+    Row,
+    chance_line,
+    columns_of,
+    draw_interval,
+    held,
+    label_ends,
+    or_nan,
+    panels,
+    save,
+    single,
+    style,
+    task_name,
+)
+from agents.progress import short
+
+
+def draw_all(folder: Path, tables: dict[str, list[Row]], baseline: str) -> list[Path]:
+    """Writes every figure that the tables have something for; returns the PNG files."""
+    import matplotlib  # slow to import
+
+    matplotlib.use("Agg")
+    folder.mkdir(parents=True, exist_ok=True)
+    summary, look = tables["summary"], Look(list(dict.fromkeys(row["cell"] for row in tables["summary"])))
+    written = []
+    for name, figure in (
+        ("lengths", lambda: lengths(summary, look)),
+        ("curves", lambda: curves(tables["curves"], summary, look)),
+        ("scores", lambda: scores(summary, look)),
+        ("ranking", lambda: ranking(tables["ranking"], baseline, look)),
+        ("steps", lambda: steps(tables["results"], look)),
+        ("profiles", lambda: profiles(tables["profiles"], look)),
+    ):
+        with style():
+            made = figure()
+            if made is not None:
+                save(made, folder / name)
+                written.append(folder / f"{name}.png")
+    return written
+
+
+# --- the figures ------------------------------------------------------------------------------------------------------
+
+
+def lengths(summary: Sequence[Row], look: Look):
+    """A panel for each environment of which several lengths were tried; means over seeds with 95 % intervals."""
+    envs: dict[str, list[Row]] = {}
+    for row in summary:
+        if row["length"] is not None:
+            envs.setdefault(row["env"].partition("-")[0], []).append(row)
+    envs = {env: rows for env, rows in envs.items() if len({row["length"] for row in rows}) > 1}
+    if not envs:
+        return None
+    figure, axes = panels(len(envs), 5.2, 3.8)
+    for axis, (env, rows) in zip(axes, envs.items()):
+        tried = sorted({row["length"] for row in rows})
+        ends = []
+        for number, cell in enumerate(look.cells):
+            points = sorted((r for r in rows if r["cell"] == cell and r["success"] is not None), key=lambda r: r["length"])
+            if not points:
+                continue
+            shift = 1 + 0.012 * (number - len(look.cells) / 2)  # so that intervals do not hide each other
+            x = np.array([r["length"] for r in points]) * shift
+            y = [r["success"] for r in points]
+            for at, row in zip(x, points):
+                if row["success_low"] is not None:
+                    axis.plot([at] * 2, [row["success_low"], row["success_high"]], color=look.colour(cell), alpha=0.45)
+            axis.plot(x, y, marker="o", markersize=4, **look(cell))
+            ends.append((cell, y[-1]))
+        chance_line(axis, rows)
+        axis.set_xscale("log")
+        axis.set_xticks(tried, [str(n) for n in tried])
+        axis.minorticks_off()
+        axis.set(title=env, xlabel="length", ylim=(-0.03, 1.05))
+        broken = {row["cell"]: " (failed runs)" for row in rows if row["failed"]}
+        label_ends(axis, ends, look, broken)
+    axes[0].set_ylabel("greedy success, mean over seeds")
+    return figure
+
+
+def curves(rows: Sequence[Row], summary: Sequence[Row], look: Look):
+    """A panel for each task: the mean over seeds and its pointwise 95 % band. A run that stopped early, for it had solved the
+    task, stays at its last value."""
+    if not rows:
+        return None
+    runs: dict[tuple, dict[str, dict[int, list[tuple[int, float]]]]] = {}
+    for row in rows:
+        cells = runs.setdefault((row["env"], row["length"]), {})
+        cells.setdefault(row["cell"], {}).setdefault(row["seed"], []).append((row["step"], row["success"]))
+    figure, axes = panels(len(runs), 4.6, 3.2)
+    for axis, (task, cells) in zip(axes, runs.items()):
+        of_task = [row for row in summary if (row["env"], row["length"]) == task]
+        budget, ends = max(row["budget"] for row in of_task), []
+        whole = {row["cell"] for row in of_task if row["success"] is not None}  # no mean without the runs that failed
+        for cell in [cell for cell in look.cells if cell in whole & cells.keys()]:
+            seeds = list(cells[cell].values())
+            grid = np.linspace(0, budget, 101)
+            values = np.array([held(curve, grid) for curve in seeds])
+            middle = values.mean(0)
+            if len(seeds) > 1:
+                low, high = st.band(st.resample(values, np.repeat(st.draw((len(seeds), 1)), len(grid), 2)).mean(1))
+                axis.fill_between(grid, low, high, color=look.colour(cell), alpha=0.09, linewidth=0)
+            axis.plot(grid, middle, **look(cell))
+            ends.append((cell, middle[-1]))
+        chance_line(axis, of_task)
+        axis.set(title=task_name(*task), xlabel="environment steps", ylim=(-0.03, 1.05), xlim=(0, budget))
+        axis.xaxis.set_major_formatter(lambda value, _: short(value))
+        label_ends(axis, ends, look)
+    for axis in axes[:: columns_of(len(runs))]:
+        axis.set_ylabel("greedy success")
+    return figure
+
+
+def scores(summary: Sequence[Row], look: Look):
+    """Heat map of the mean normalised score: 0 without the ability under test, 1 at the optimum."""
+    tasks = list(dict.fromkeys((row["env"], row["length"]) for row in summary))
+    known = {(row["cell"], (row["env"], row["length"])): row for row in summary}
+    values = np.array([[or_nan(known[cell, task]["score"]) for task in tasks] for cell in look.cells])
+    if np.isnan(values).all():
+        return None
+    figure, axis = single(1.6 + 1.15 * len(tasks) + 1.2, 1.3 + 0.34 * len(look.cells))
+    picture = axis.imshow(np.clip(values, 0, 1), vmin=0, vmax=1, cmap="YlGnBu", aspect="auto")
+    for i, cell in enumerate(look.cells):
+        for j, task in enumerate(tasks):
+            text, value = ("failed" if known[cell, task]["failed"] else "-"), values[i, j]
+            if not math.isnan(value):
+                text = f"{round(value, 2) + 0.0:.2f}"  # no -0.00
+            axis.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "#222222")
+    axis.set_xticks(range(len(tasks)), [task_name(*task).replace(" ", "\n", 1) for task in tasks])
+    axis.set_yticks(range(len(look.cells)), look.cells)
+    axis.tick_params(length=0)
+    axis.set_facecolor("#f0f0f0")
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    axis.set_title("normalised score, mean over seeds")
+    figure.colorbar(picture, ax=axis, fraction=0.04, pad=0.02).outline.set_visible(False)
+    return figure
+
+
+def ranking(rows: Sequence[Row], baseline: str, look: Look):
+    """Left: interquartile mean of the score over runs and tasks. Right: probability of improvement over the baseline; filled
+    where the paired difference is significant at 5 % after Holm's correction."""
+    ranked = [row for row in rows if row["iqm"] is not None][::-1]
+    if not ranked:
+        return None
+    from matplotlib import pyplot as plt
+
+    against = any(row["improvement"] is not None for row in ranked)
+    figure, axes = plt.subplots(1, 1 + against, figsize=(4.4 + 3.6 * against, 1.2 + 0.3 * len(ranked)), squeeze=False,
+                                sharey=True, layout="constrained")  # fmt: skip
+    for y, row in enumerate(ranked):
+        colour = look.colour(row["cell"])
+        draw_interval(axes[0, 0], row, "iqm", y, colour, True)
+        if against and row["improvement"] is not None:
+            draw_interval(axes[0, 1], row, "improvement", y, colour, row["p_holm"] is not None and row["p_holm"] < 0.05)
+    axes[0, 0].set_yticks(range(len(ranked)), [row["cell"] for row in ranked])
+    axes[0, 0].set(title=f"IQM of the score, {ranked[0]['tasks']} tasks", xlim=(min(-0.03, axes[0, 0].get_xlim()[0]), 1.03))
+    if against:
+        axes[0, 1].axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+        axes[0, 1].set(title=f"P(better score than {baseline})", xlabel="filled: p < 0.05 after Holm", xlim=(-0.03, 1.03))
+    for axis in axes.flat:
+        axis.grid(axis="y", visible=False)
+    return figure
+
+
+def steps(results: Sequence[Row], look: Look):
+    """Every run's steps to solve; an open triangle at the budget has not solved within it."""
+    tasks = list(dict.fromkeys((row["env"], row["length"]) for row in results if row["steps"] is not None))
+    if not tasks:
+        return None
+    figure, axes = panels(len(tasks), 4.0, 1.0 + 0.24 * len(look.cells))
+    for axis, task in zip(axes, tasks):
+        for y, cell in enumerate(look.cells[::-1]):
+            runs = [r for r in results if r["cell"] == cell and (r["env"], r["length"]) == task and r["steps"] is not None]
+            for k, run in enumerate(runs):
+                at, colour = y + 0.4 * ((k + 1) / (len(runs) + 1) - 0.5), look.colour(cell)
+                if run["solved_at"] is None:
+                    axis.plot(run["budget"], at, ">", markersize=5, color=colour, markerfacecolor="white", clip_on=False)
+                else:
+                    axis.plot(run["solved_at"], at, "o", markersize=4, color=colour)
+        axis.set_yticks(range(len(look.cells)), look.cells[::-1], fontsize=8)
+        axis.set(title=task_name(*task), xlabel="environment steps to solve", ylim=(-0.6, len(look.cells) - 0.4))
+        axis.set_xlim(0, max(run["budget"] for run in results if (run["env"], run["length"]) == task) * 1.02)
+        axis.xaxis.set_major_formatter(lambda value, _: short(value))
+    return figure
+
+
+def profiles(rows: Sequence[Row], look: Look):
+    """Performance profiles with pointwise bands."""
+    if not rows:
+        return None
+    figure, axis = single(6.0, 4.0)
+    ends = []
+    for cell in look.cells:
+        own = [row for row in rows if row["cell"] == cell]
+        if own:
+            x = [row["threshold"] for row in own]
+            axis.fill_between(x, [row["share_low"] for row in own], [row["share_high"] for row in own],
+                              color=look.colour(cell), alpha=0.1, linewidth=0)  # fmt: skip
+            axis.plot(x, [row["share"] for row in own], **look(cell))
+            at = 0.95  # nothing lies above 1, where every profile ends at 0
+            ends.append((cell, next(row["share"] for row in own if row["threshold"] >= at)))
+    axis.set(title="share of runs with a score above", xlabel="normalised score", xlim=(0, 1), ylim=(-0.03, 1.05))
+    label_ends(axis, ends, look)
+    return figure

@@ -1,0 +1,134 @@
+"""Parts of the figures: the look of cells, panels, labels at the ends of lines.
+
+Colours are those of Okabe and Ito (2008), told apart by colour-blind readers; from the ninth cell on the line is dashed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+STYLES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
+CONTROL = "memoryless"
+GREY, LIGHT = "#6b6b6b", "#e6e6e6"
+
+
+class Look:
+    """The colour and line of every cell, the same in all figures."""
+
+    def __init__(self, cells: Sequence[str]) -> None:
+        others = [cell for cell in cells if cell != CONTROL]
+        self.cells = list(cells)
+        self._of = {c: (COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]) for i, c in enumerate(others)}
+
+    def __call__(self, cell: str) -> dict[str, Any]:
+        colour, style = self._of.get(cell, (GREY, (0, (2, 1.5))))
+        return {"color": colour, "linestyle": style}
+
+    def colour(self, cell: str) -> str:
+        return self(cell)["color"]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context({
+        "figure.facecolor": "white", "axes.facecolor": "white", "axes.edgecolor": "#9a9a9a", "axes.grid": True,
+        "grid.color": LIGHT, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.titlesize": 10, "axes.titleweight": "bold", "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
+        "xtick.color": "#444444", "ytick.color": "#444444", "lines.linewidth": 1.7, "svg.hashsalt": "gatemaze",
+    }):  # fmt: skip
+        yield
+
+
+def columns_of(count: int) -> int:
+    return min(count, 3)
+
+
+def panels(count: int, width: float, height: float):
+    """A figure of so many panels, at most three side by side; width and height of one, in inches."""
+    from matplotlib import pyplot as plt
+
+    columns = columns_of(count)
+    rows = math.ceil(count / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
+def single(width: float, height: float):
+    figure, (axis,) = panels(1, width, height)
+    return figure, axis
+
+
+def save(figure, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    figure.savefig(path.with_suffix(".png"), dpi=150)
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    plt.close(figure)
+
+
+def draw_interval(axis, row: Row, name: str, y: float, colour: str, filled: bool) -> None:
+    if row[f"{name}_low"] is not None:
+        axis.plot([row[f"{name}_low"], row[f"{name}_high"]], [y, y], color=colour, linewidth=2.2, alpha=0.5)
+    axis.plot(row[name], y, marker="o", markersize=6, color=colour, markerfacecolor=colour if filled else "white")
+
+
+def chance_line(axis, rows: Sequence[Row]) -> None:
+    """A dotted line at the success rate of the best memoryless policy, where all rows have the same."""
+    levels = {row["chance"] for row in rows}
+    if len(levels) == 1 and None not in levels:
+        axis.axhline(levels.pop(), color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+
+
+def label_ends(axis, ends: Sequence[tuple[str, float]], look: Look, note: Mapping[str, str] = {}) -> None:
+    """Names at the right ends of the lines, pushed apart so that none covers another; `note` is put after a cell's name."""
+    low, high = axis.get_ylim()
+    rows = axis.get_subplotspec().get_gridspec().nrows
+    gap = (high - low) * 0.19 / (axis.figure.get_figheight() / rows)  # a line of text, in the axis's units
+    order = sorted(ends, key=lambda end: (end[1], -look.cells.index(end[0])))
+    for (cell, _), at in zip(order, apart([y for _, y in order], gap, low, high)):
+        axis.annotate(cell + note.get(cell, ""), (1.0, at), xytext=(1.02, (at - low) / (high - low)),
+                      xycoords=("axes fraction", "data"), textcoords="axes fraction", fontsize=7.5, va="center",
+                      color=look.colour(cell), annotation_clip=False)  # fmt: skip
+
+
+def apart(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending values -> ascending ones at least `gap` apart, near them (least squares) and within [low, high]; the gap
+    shrinks where they do not fit."""
+    count = len(values)
+    gap = min(gap, (high - low) / max(count - 1, 1))
+    blocks: list[tuple[float, int]] = []  # sum of (value - its place in the block * gap), how many
+    for value in values:
+        blocks.append((value, 1))
+        while len(blocks) > 1:
+            (s1, n1), (s2, n2) = blocks[-2:]
+            if s2 / n2 - s1 / n1 >= gap * n1:
+                break
+            blocks[-2:] = [(s1 + s2 - n1 * n2 * gap, n1 + n2)]
+    places = [s / n + k * gap for s, n in blocks for k in range(n)]
+    return [max(min(at, high - (count - 1 - i) * gap), low + i * gap) for i, at in enumerate(places)]
+
+
+def held(curve: Sequence[tuple[int, float]], grid: np.ndarray) -> np.ndarray:
+    """A run's success rate at the steps of `grid`: linear between evaluations, 0 at the start, its last value at the end."""
+    at, value = zip(*curve)
+    return np.interp(grid, (0, *at), (0.0, *value))
+
+
+def task_name(env: str, length: int | None) -> str:
+    return env if length is None else f"{env} {length}"
+
+
+def or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,301 @@
+"""Compare cells: every cell x environment x length x seed, everything else equal, as tables and figures.
+
+    python compare_cells.py SUITE [cells=a,b] [envs=x,y-hard] [lengths=10,20] [seeds=5] [out=DIR] [jobs=N] [key=value ...]
+
+SUITE is a name under configs/suites/ or a path; configs/suite_file.py says what one looks like. Further options:
+baseline=CELL, first_seed=N, solved=RATE, match=width|parameters, learning_rates=1e-3,3e-3 (a sweep: each rate is tried for
+every cell on every task, on sweep_seeds=N seeds of its own, and the best one taken), jobs=0 (only tables and figures of what
+is there). key=value is a setting of every run, as for train_agent.py.
+
+Each run is train_agent.py in a process of its own with one thread. The same command goes on after any interruption; it tries
+failed runs again. DIR/runs holds the runs, DIR/*.csv the tables, DIR/figures the figures, DIR/logs what the runs printed.
+Exit status: 0 all runs are done, 1 some have failed, 2 a mistake in the command, 128 + N stopped by signal N.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import build  # sets the environment that torch is imported in, so it comes first
+import record_video
+import train_agent
+from agents import cost
+from agents.digest import control_lines, ranking_lines
+from agents.figures import draw_all
+from agents.film import FilmError
+from agents.page import page
+from agents.pool import Job, create_folder, last_row, leave_with_parent, locked, on_gpus, run_all, train_command
+from agents.progress import duration
+from agents.results import Result, Slot, best_rate, done, read_result
+from agents.runlog import RunError, collect_versions, write_text
+from agents.scoreboard import Scoreboard
+from agents.tables import read_tables, write_csv, write_tables
+from configs.errors import ConfigError
+from configs.load import diff_configs, flatten_config, from_resolved
+from configs.suite import Planned, Suite, Task, can_match_parameters, plan
+from configs.suite_file import read_suite, suites
+
+SCRIPT = Path(__file__).resolve()
+#: what may differ between a run that is there and the same run of this command
+FREE = ("run_dir", *train_agent.RESUMABLE)
+
+
+class Comparison:
+    """A suite, its folder, and what is known of each cell on each task before anything runs."""
+
+    def __init__(self, suite: Suite, argv: Sequence[str]) -> None:
+        """Checks every combination, and the runs that are there. Raises ConfigError."""
+        self.suite, self.argv = suite, list(argv)
+        self.out = Path(suite.options.out or f"runs/compare-{suite.name}").resolve()
+        self.workers = len(os.sched_getaffinity(0)) if suite.options.jobs is None else suite.options.jobs
+        self._plans: dict[tuple[str, str, float | None, str], list[Planned]] = {}
+        self.tasks = [self._matched(task) for task in suite.tasks]
+        self.known: dict[tuple[str, str], tuple[int, Any]] = {}  # (cell, task) -> the core's parameters, the spec
+        specs: dict[Any, Any] = {}
+        for run in self.one_each():
+            if not run.config.train.evaluate_every:
+                raise ConfigError("a comparison needs train.evaluate_every above 0, or no run could be seen to solve its task")
+            env = build.make_env(run.config, 1, "cpu", seed=0)
+            spec = specs.setdefault(run.config.env, env.spec)
+            self.known[run.cell, run.task.label] = _size(build.make_agent(run.config, env)), spec
+        self.check(self.sweep() if suite.learning_rates else self.runs())
+
+    def _matched(self, task: Task) -> Task:
+        """With match=parameters: every core has as many parameters as the baseline's at the width that is set."""
+        if self.suite.options.match == "width":
+            return task
+        if not can_match_parameters():
+            raise ConfigError("match=parameters needs the setting cell.match_parameters, which this version does not have; "
+                              "use match=width")  # fmt: skip
+        (run,) = plan(self.suite.options.baseline, task, [1], self.out, build.KNOWN_CELLS)
+        size = _size(build.make_agent(run.config, build.make_env(run.config, 1, "cpu", seed=0)))
+        return dataclasses.replace(task, settings=task.settings | {"cell.hidden_size": "null",
+                                                                   "cell.match_parameters": str(size)})  # fmt: skip
+
+    def _plan(self, cell: str, task: Task, rate: float | None, folder: str = "runs") -> list[Planned]:
+        key = cell, task.label, rate, folder
+        if key not in self._plans:
+            seeds = self.suite.seeds if folder == "runs" else self.suite.sweep_seeds
+            self._plans[key] = plan(cell, task, seeds, self.out / folder, build.KNOWN_CELLS, rate)
+        return self._plans[key]
+
+    def one_each(self) -> list[Planned]:
+        """The first run of every cell on every task."""
+        return [self._plan(cell, task, None)[0]
+                for task in self.tasks for cell in self.suite.cells]  # fmt: skip
+
+    def runs(self, rates: Mapping[tuple[str, str], float | None] | None = None) -> list[Planned]:
+        """The comparison's runs, seed by seed, with the learning rates that a sweep has chosen."""
+        groups = []
+        for task in self.tasks:
+            for cell in self.suite.cells:
+                rate = (rates[cell, task.label] or self.suite.learning_rates[0]) if rates else None
+                groups.append(self._plan(cell, task, rate))
+        return [run for one_seed in zip(*groups) for run in one_seed]
+
+    def sweep(self) -> list[Planned]:
+        return [run for task in self.tasks for cell in self.suite.cells for rate in self.suite.learning_rates
+                for run in self._plan(cell, task, rate, "sweep")]  # fmt: skip
+
+    def check(self, runs: Sequence[Planned]) -> None:
+        """Raises ConfigError where a run that is there was made with other settings."""
+        for run in runs:
+            if not (run.folder / "config.yaml").is_file():
+                continue
+            old = from_resolved(run.folder, (), build.KNOWN_CELLS)
+            changed = [key for key in diff_configs(old, run.config) if key not in FREE]
+            if changed:
+                was, now = (flatten_config(config).get(changed[0]) for config in (old, run.config))
+                raise ConfigError(f"{run.folder} was made with {changed[0]}={was}, now it is {now}: give another out=, or "
+                                  f"remove that folder")  # fmt: skip
+
+    def slot(self, run: Planned) -> Slot:
+        parameters, spec = self.known[run.cell, run.task.label]
+        return Slot(run.folder, run.cell, run.task.env, run.task.length, run.seed, run.config.agent.learning_rate,
+                    run.config.train.steps, parameters, spec, self.suite.options.solved)  # fmt: skip
+
+    def job(self, run: Planned) -> Job:
+        name = run.folder.name
+        return Job(name, run.cell, run.task.label, run.folder, self.out / "logs" / f"{name}.log",
+                   train_command(SCRIPT, *run.tokens), train_command(SCRIPT, "--resume", str(run.folder)),
+                   run.config.train.steps)  # fmt: skip
+
+    def record(self) -> None:
+        """suite.json: what was asked for and with which versions."""
+        tasks = [dataclasses.asdict(task) | {"label": task.label, "spec": dataclasses.asdict(
+            self.known[self.suite.cells[0], task.label][1])} for task in self.tasks]  # fmt: skip
+        seen = {"suite": self.suite.name, "options": dataclasses.asdict(self.suite.options), "cells": self.suite.cells,
+                "tasks": tasks, "seeds": list(self.suite.seeds), "learning_rates": self.suite.learning_rates,
+                "versions": collect_versions(self.argv)}  # fmt: skip
+        write_text(self.out / "suite.json", json.dumps(seen, indent=2) + "\n")
+
+
+def _size(agent: build.torch.nn.Module) -> int:
+    return sum(p.numel() for p in agent.core.parameters() if p.requires_grad)
+
+
+def execute(comparison: Comparison, runs: Sequence[Planned], seconds: Mapping[tuple[str, str], float], lock: int,
+            doomed: Collection[tuple[str, str]] = ()) -> tuple[list[Result], list[str], int | None]:  # fmt: skip
+    """Makes the runs that are not there, but for the (cell, task) in `doomed`, for which no learning rate was found. Returns
+    the results, a line for each failure, and the signal that stopped it, if any."""
+    jobs, stopped = [comparison.job(run) for run in runs], None
+    for job in jobs:
+        if (job.cell, job.task) in doomed:
+            job.state, job.why = "failed", "every learning rate of the sweep has failed runs"
+    if comparison.workers and any(job.state == "waiting" for job in jobs):
+        estimates = {job.name: seconds[job.cell, job.task] for job in jobs}
+        with Scoreboard(jobs, estimates, comparison.workers) as board:
+            stopped = run_all(jobs, comparison.workers, lock, board.show, on_gpus)
+    for job in jobs:  # that failed in an earlier call and was not tried again
+        if job.state == "waiting" and job.failure.is_file():
+            job.state, job.why = "failed", job.failure.read_text().strip()
+    results = [read_result(comparison.slot(run), job.state == "failed") for run, job in zip(runs, jobs)]
+    return results, [f"{job.name}: {job.why}" for job in jobs if job.state == "failed"], stopped
+
+
+def announce(comparison: Comparison, planned: Sequence[Planned]) -> dict[tuple[str, str], float]:
+    """Prints what `planned` will cost; returns the seconds that a run of each cell on each task takes at most."""
+    suite, options = comparison.suite, comparison.suite.options
+    todo = [run for run in planned if not done(run.folder)]
+    print(f"{suite.name}: {options.about}" if options.about else suite.name)
+    swept = f", after {len(comparison.sweep())} to choose the learning rates" if suite.learning_rates else ""
+    there = f"; {len(planned) - len(todo)} are done" if len(todo) < len(planned) else ""
+    print(f"{len(suite.cells)} cells x {len(suite.tasks)} tasks x {options.seeds} seeds{swept}: {len(planned)} runs{there}",
+          flush=True)  # fmt: skip
+    if not todo or not comparison.workers:
+        return {}
+    configs = {(run.cell, run.task.label): run.config for run in comparison.one_each()}
+    seconds = cost.estimate(comparison.out / "speed.json", configs, _speed)
+    total = sum(seconds[run.cell, run.task.label] for run in todo) / comparison.workers
+    print(f"at most {sum(run.config.train.steps for run in todo):,} environment steps; about {duration(total)} with "
+          f"{comparison.workers} side by side if no run stops early", flush=True)  # fmt: skip
+    return seconds
+
+
+def _speed(config: Any) -> float:
+    """Seconds of one run with `config`, from two updates and an evaluation of an untrained agent."""
+    train = dataclasses.replace(config.train, stagger_episodes=False)
+    device = build.set_up_torch(config)
+    trainer = build.make_trainer(dataclasses.replace(config, train=train), device)
+    watch = build.watcher(config, trainer.learner.agent, device)
+    return cost.of_run(trainer, watch, config.train.evaluate_every, config.evaluate.episodes / config.train.evaluate_episodes)
+
+
+def choose(comparison: Comparison, results: Sequence[Result]) -> dict[tuple[str, str], float | None]:
+    """The best learning rate of each (cell, task); writes sweep.csv, which shows all."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for run, result in zip(comparison.sweep(), results):
+        groups.setdefault((run.cell, run.task.label), []).append(result)
+    rates = {pair: best_rate(group) for pair, group in groups.items()}
+    rows = [result.row() | {"chosen": int(result.slot.learning_rate == rates[pair])}
+            for pair, group in groups.items() for result in group]  # fmt: skip
+    write_csv(comparison.out / "sweep.csv", rows)
+    return rates
+
+
+def compare(comparison: Comparison, lock: int) -> int:
+    """Runs, tables, figures, a screen of text; the exit status."""
+    suite, out = comparison.suite, comparison.out
+    comparison.record()
+    rates: dict[tuple[str, str], float | None] = {}
+    seconds = announce(comparison, [*(comparison.sweep() if suite.learning_rates else ()), *comparison.runs()])
+    if suite.learning_rates:
+        results, failures, stopped = execute(comparison, comparison.sweep(), seconds, lock)
+        rates = choose(comparison, results)
+        if stopped:
+            return leave(stopped)
+        comparison.check(comparison.runs(rates))
+    doomed = {pair for pair, rate in rates.items() if rate is None}
+    results, failures, stopped = execute(comparison, comparison.runs(rates), seconds, lock, doomed)
+    write_tables(out, results, suite.options.baseline)
+    write_text(out / "failures.txt", "".join(f"{line}\n" for line in failures))
+    write_csv(out / "timings.csv", [timing(result) for result in results])
+    if stopped:
+        return leave(stopped)
+    tables = read_tables(out)
+    figures = draw_all(out / "figures", tables, suite.options.baseline)
+    write_text(out / "index.html", report(comparison, results, tables, [f.with_suffix(".svg") for f in figures], failures))
+    lines = ranking_lines(tables["ranking"], results, suite.options.baseline)
+    for line in (*lines, *control_lines(results), *(f"FAILED {line}" for line in failures)):
+        print(line)
+    print(f"page: {out}/index.html; tables: {out}/*.csv; figures: {out}/figures")
+    return 1 if failures else 0
+
+
+def report(comparison: Comparison, results: Sequence[Result], tables: Mapping[str, Sequence[Mapping]],
+           figures: Sequence[Path], failures: Sequence[str]) -> str:  # fmt: skip
+    """The comparison as one HTML page."""
+    suite, versions = comparison.suite, collect_versions(comparison.argv)
+    facts = [f"{len(suite.cells)} cells, {len(suite.tasks)} tasks, {len(suite.seeds)} seeds each; equal "
+             f"{suite.options.match}; baseline {suite.options.baseline}",
+             f"torch {versions['torch']}, Python {versions['python']}, {versions['cpu']}"]  # fmt: skip
+    return page(f"gatemaze: {suite.name}", suite.options.about, facts, figures, tables["ranking"], tables["longest"],
+                failures, films(comparison.out, results),
+                [" ".join(["python compare_cells.py", *comparison.argv])])  # fmt: skip
+
+
+def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
+    """A film of the best cell (by mean success) on each task, of its first run, made once; caption -> file."""
+    tasks: dict[Any, dict[str, list[Result]]] = {}
+    for result in results:
+        if result.success is not None:
+            tasks.setdefault(result.slot.task, {}).setdefault(result.slot.cell, []).append(result)
+    found = {}
+    for cells in tasks.values():
+        slot = max(cells.values(), key=lambda runs: sum(run.success for run in runs) / len(runs))[0].slot
+        path = out / "films" / f"{slot.folder.name}.mp4"
+        try:
+            if not path.is_file():
+                create_folder(path.parent)
+                record_video.film(record_video.parse([str(slot.folder), "--out", str(path)]))
+            found[f"{slot.cell} on {slot.folder.name.partition(f'-{slot.cell}')[0]}"] = path
+        except (ConfigError, RunError, FilmError) as error:
+            print(f"no film of {slot.folder.name}: {error}", file=sys.stderr)
+    return found
+
+
+def leave(signal: int) -> int:
+    print("stopped; what ran is saved, and the same command goes on")
+    return 128 + signal
+
+
+def timing(result: Result) -> dict[str, Any]:
+    """What depends on the clock, apart from the other tables."""
+    slot, row = result.slot, last_row(result.slot.folder / "metrics.jsonl")
+    return {"cell": slot.cell, "env": slot.env, "length": slot.length, "seed": slot.seed, "steps": result.steps,
+            "steps_per_second": row.get("time/steps_per_second")}  # fmt: skip
+
+
+def child(argv: Sequence[str]) -> int:
+    """A run: train_agent.py, ending with the comparison that started it."""
+    leave_with_parent(int(argv[0]))
+    return train_agent.main(list(argv[1:]))
+
+
+def main(argv: list[str]) -> int:
+    if argv[:1] == ["--child"]:
+        return child(argv[1:])
+    if {"-h", "--help"} & set(argv):
+        print(f"{__doc__.strip()}\n\nsuites: {', '.join(suites())}")
+        return 0
+    try:
+        comparison = Comparison(read_suite(argv, build.KNOWN_CELLS), argv)
+        create_folder(comparison.out)
+        with locked(comparison.out) as lock:
+            return compare(comparison, lock)
+    except (ConfigError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # while it is getting ready or writing: nothing runs
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,222 @@
+"""What can be reached in MiniGrid-Memory, computed: best returns with and without knowing the hidden layout.
+
+Optimal play over histories is a shortest path over beliefs. The agent's moves and views are deterministic, so a belief
+is the set of places where it may be (with weights: two starts may have run into one place), and an action splits it by
+what is seen next. A guess costs half of the success, the longest look at the cue a small part of the reward, so the
+best policy never risks a failure and minimises the expected number of steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from envs.minigrid_maze import CUES, Maze, make_maze
+from envs.minigrid_view import EAST, EMPTY, View
+
+
+class Figures(NamedTuple):
+    """Of one environment; returns are undiscounted."""
+
+    r_oracle: float  # knowing the layout: the shortest way
+    r_star: float  # best over histories
+    r_random: float  # of uniformly random actions
+    steps: float  # expected length of the best episode over histories
+    memory_length: int  # m
+    credit_length: int  # c
+    leaks: bool  # the cue shows beyond the hallway's end, so that nothing need be remembered
+
+
+class Plan(NamedTuple):
+    """A best policy over histories: beliefs are numbered, what is seen moves from one to the next."""
+
+    first: dict[int, int]  # what the first row shows (a class of `sights`) -> belief
+    action: np.ndarray  # (N,) belief -> best action
+    after: list[dict[int, int]]  # belief -> {what is seen after its best action: belief}
+    steps: float
+    credit_length: int
+
+
+@lru_cache(maxsize=64)
+def figures(
+    shape: tuple[int, int], ends: tuple[int, ...], max_steps: int, view_size: int, actions: int, scattered: bool, twin: bool
+) -> Figures:
+    """The figures of an environment: of grids `shape` (H, W), hallways ending at `ends`, starts anywhere in the hallway
+    (`scattered`) or at x = 1, and `twin`, where every view shows the cue."""
+    maze = make_maze(*shape, ends)
+    seen, shows_cue, shows_objects = sights(maze, view_size, twin)
+    starts = weighted_starts(maze, scattered)
+    best = plan(maze, seen, starts, max_steps)
+    weight = np.array(list(starts.values()), float) / sum(starts.values())
+    shortest = float(weight @ maze.distance.numpy()[list(starts)])
+    return Figures(
+        r_oracle=1 - 0.9 * shortest / max_steps,
+        r_star=1 - 0.9 * best.steps / max_steps,
+        r_random=_random_return(maze, starts, max_steps, actions),
+        steps=best.steps,
+        memory_length=0 if twin else _memory_length(maze, shows_cue, shows_objects),
+        credit_length=best.credit_length,
+        leaks=bool((shows_cue & _beyond(maze)).any()),
+    )
+
+
+def weighted_starts(maze: Maze, scattered: bool) -> dict[int, int]:
+    """{start place: how many times as likely as the rarest unit}: every layout alike, every x within it."""
+    total = math.lcm(*maze.ends.tolist()) if scattered else 1
+    rows = zip(maze.starts.tolist(), maze.ends.tolist(), strict=True)
+    return {p: total // end if scattered else 1 for row, end in rows for p in row[: end if scattered else 1]}
+
+
+def sights(maze: Maze, view_size: int, twin: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(P,) each: a number for what is seen (equal where images are), whether the cue is, whether both objects are."""
+    H, W = maze.grids.shape[1:]
+    view, c = View(H, W, view_size), H // 2
+    images, cues, objects = [], [], []
+    for places in torch.arange(len(maze.layout)).split(1024):
+        layout = maze.layout[places]
+        world = maze.grids[layout], maze.cell[places], maze.direction[places]
+        hand = torch.tensor(CUES, dtype=torch.int32)[maze.cue[places]] if twin else world[0].new_full((len(places),), EMPTY)
+        images.append(view(*world, hand).flatten(1))
+        visible, x = view.visible(*world), maze.ends[layout] + 1
+        row = torch.arange(len(places))
+        cues.append(visible[:, c - 1, 1])
+        objects.append(visible[row, c - 2, x] & visible[row, c + 2, x])
+    seen = np.unique(torch.cat(images).numpy(), axis=0, return_inverse=True)[1]
+    return seen.reshape(-1), torch.cat(cues).numpy(), torch.cat(objects).numpy()
+
+
+def _beyond(maze: Maze) -> np.ndarray:
+    """(P,) bool: places past the hallway's end. One gets there only by going forward, eastwards, onto one cell."""
+    return (maze.cell % maze.grids.shape[2] > maze.ends[maze.layout]).numpy()
+
+
+def _memory_length(maze: Maze, shows_cue: np.ndarray, shows_objects: np.ndarray) -> int:
+    """Rows from the last sight of the cue to the row of the turn, in the longest hallway. Success is two steps after the
+    turn is chosen, one where it takes a turn to see which object lies there."""
+    W = maze.grids.shape[2]
+    distance, end = maze.distance.numpy(), maze.ends[maze.layout].numpy()
+    going = np.isfinite(distance) & (distance > 0)
+    arrival = (maze.cell.numpy() % W > end) & (maze.direction.numpy() == EAST) & going
+    last = 2 if shows_objects[arrival].all() else 1
+    return max(int(distance[going & shows_cue & (end == e)].min()) - last for e in set(end.tolist()))
+
+
+def _random_return(maze: Maze, starts: dict[int, int], max_steps: int, actions: int) -> float:
+    """Exact, from the distribution over places; all but three actions do nothing."""
+    p = np.zeros(len(maze.layout))
+    p[list(starts)] = np.array(list(starts.values()), float) / sum(starts.values())
+    going, unfailed = maze.counts
+    moves, total = maze.moves.numpy()[:going].ravel(), 0.0
+    for t in range(1, max_steps + 1):
+        after = np.bincount(moves, np.repeat(p[:going] / actions, 3), len(p))
+        after[:going] += p[:going] * (actions - 3) / actions
+        total += after[unfailed:].sum() * (1 - 0.9 * t / max_steps)
+        p = after
+    return float(total)
+
+
+def plan(maze: Maze, seen: np.ndarray, starts: dict[int, int], max_steps: int) -> Plan:
+    """The best policy over histories of what is seen (and of one's own actions)."""
+    going, unfailed = maze.counts
+    moves, sight = maze.moves.tolist(), seen.tolist()
+    number: dict[frozenset[tuple[int, int]], int] = {}
+
+    def split(places: Counter[int]) -> dict[int, tuple[int, int]]:
+        """{what is seen: (belief, its weight)}"""
+        groups: dict[int, dict[int, int]] = {}
+        for place, weight in places.items():
+            groups.setdefault(sight[place], {})[place] = weight
+        found = {}
+        for what, group in groups.items():
+            unit = math.gcd(*group.values())
+            key = frozenset((place, weight // unit) for place, weight in group.items())
+            found[what] = (number.setdefault(key, len(number)), sum(group.values()))
+        return found
+
+    first = split(Counter(starts))
+    edges: list[tuple[int, int, float]] = []  # (3 * belief + action, next belief, probability)
+    won, lost, branches = [], [], []
+    done = 0
+    while done < len(number):
+        for belief in list(number)[done:]:
+            for action in range(3):
+                after: Counter[int] = Counter()
+                for place, weight in belief:
+                    after[moves[place][action]] += weight
+                total = sum(after.values())
+                lost.append(sum(after.pop(p) for p in list(after) if going <= p < unfailed) / total)
+                won.append(sum(after.pop(p) for p in list(after) if p >= unfailed) / total)
+                branches.append(split(after))
+                edges += [(3 * done + action, b, weight / total) for b, weight in branches[-1].values()]
+            done += 1
+    model = _Model(np.array(edges), np.array(won), np.array(lost))
+    value, q = model.solve()
+    action = q.argmin(1)
+    mass = sum(starts.values())
+    return Plan(
+        first={what: belief for what, (belief, _) in first.items()},
+        action=action,
+        after=[{w: b for w, (b, _) in branches[3 * i + a].items()} for i, a in enumerate(action.tolist())],
+        steps=float(sum(value[belief] * weight for belief, weight in first.values()) / mass),
+        credit_length=model.credit_length([belief for belief, _ in first.values()], q, max_steps),
+    )
+
+
+class _Model:
+    """The tree of beliefs as arrays: (3 * belief + action) leads on to beliefs, to success or to failure."""
+
+    def __init__(self, edges: np.ndarray, won: np.ndarray, lost: np.ndarray) -> None:
+        self.source, self.target, self.weight = edges[:, 0].astype(int), edges[:, 1].astype(int), edges[:, 2]
+        self.won, self.lost = won, lost
+
+    def expect(self, value: np.ndarray) -> np.ndarray:
+        """(N,) -> (N, 3): its expectation one step later, counting nothing once the episode is over."""
+        return np.bincount(self.source, self.weight * value[self.target], len(self.won)).reshape(-1, 3)
+
+    def solve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Fewest expected steps to success without ever failing: (N,), and (N, 3) by the first action."""
+        far = 1e9
+        value = np.full(len(self.won) // 3, far)
+        while True:
+            q = np.where(self.lost.reshape(-1, 3) > 0, far, 1 + self.expect(value))
+            better = np.minimum(value, q.min(1))
+            if (value - better < 1e-9).all():
+                return value, q
+            value = better
+
+    def credit_length(self, first: list[int], q: np.ndarray, max_steps: int) -> int:
+        """Smallest n whose n-step return, with the best policy after the first action, is higher for the best action than
+        for all worse ones; the largest over the beliefs that the best policy visits. Reward is counted as from t = 0."""
+        best = q.argmin(1)
+        rows = np.arange(len(q))
+        worse = q > q.min(1, keepdims=True) + 1e-6
+        visited = self._visited(first, best)
+        exactly = self.won.reshape(-1, 3)  # probability that success comes exactly after n steps
+        reached, n, longest = np.zeros_like(q), 0, 0
+        while visited.any():
+            n += 1
+            reached = reached + exactly * (1 - 0.9 * n / max_steps)
+            told = ((reached[rows, best][:, None] > reached + 1e-12) | ~worse).all(1)
+            if (visited & told).any():
+                longest = n
+            visited = visited & ~told
+            exactly = self.expect(exactly[rows, best])
+            if n > max_steps:
+                raise RuntimeError("no finite return tells the best action")
+        return longest
+
+    def _visited(self, first: list[int], best: np.ndarray) -> np.ndarray:
+        visited = np.zeros(len(best), bool)
+        visited[first] = True
+        taken = best[self.source // 3] == self.source % 3
+        while True:
+            grown = visited.copy()
+            grown[self.target[taken & visited[self.source // 3]]] = True
+            if (grown == visited).all():
+                return visited
+            visited = grown
