@@ -39,10 +39,14 @@ def _save(path: Path, fill: Callable, report: dict[str, Any]) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     with style():
         figure, axes = panels(2, 5, 3.8)
         fill(axes, report)
+        for axis in axes:
+            if axis.get_xscale() == "linear":  # rows, steps, actions
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         figure.savefig(path, dpi=120)
         plt.close(figure)
 
