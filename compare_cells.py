@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import build  # sets the environment that torch is imported in, so it comes first
+import record_video
 import train_agent
 from agents import cost
-from agents.agent import Agent
 from agents.digest import control_lines, ranking_lines
 from agents.figures import draw_all
+from agents.film import FilmError
+from agents.page import page
 from agents.pool import Job, create_folder, last_row, leave_with_parent, locked, on_gpus, run_all, train_command
 from agents.progress import duration
 from agents.results import Result, Slot, best_rate, done, read_result
@@ -134,7 +136,7 @@ class Comparison:
         write_text(self.out / "suite.json", json.dumps(seen, indent=2) + "\n")
 
 
-def _size(agent: Agent) -> int:
+def _size(agent: build.torch.nn.Module) -> int:
     return sum(p.numel() for p in agent.core.parameters() if p.requires_grad)
 
 
@@ -217,12 +219,45 @@ def compare(comparison: Comparison, lock: int) -> int:
     if stopped:
         return leave(stopped)
     tables = read_tables(out)
-    draw_all(out / "figures", tables, suite.options.baseline)
+    figures = draw_all(out / "figures", tables, suite.options.baseline)
+    write_text(out / "index.html", report(comparison, results, tables, [f.with_suffix(".svg") for f in figures], failures))
     lines = ranking_lines(tables["ranking"], results, suite.options.baseline)
     for line in (*lines, *control_lines(results), *(f"FAILED {line}" for line in failures)):
         print(line)
-    print(f"tables: {out}/*.csv; figures: {out}/figures")
+    print(f"page: {out}/index.html; tables: {out}/*.csv; figures: {out}/figures")
     return 1 if failures else 0
+
+
+def report(comparison: Comparison, results: Sequence[Result], tables: Mapping[str, Sequence[Mapping]],
+           figures: Sequence[Path], failures: Sequence[str]) -> str:  # fmt: skip
+    """The comparison as one HTML page."""
+    suite, versions = comparison.suite, collect_versions(comparison.argv)
+    facts = [f"{len(suite.cells)} cells, {len(suite.tasks)} tasks, {len(suite.seeds)} seeds each; equal "
+             f"{suite.options.match}; baseline {suite.options.baseline}",
+             f"torch {versions['torch']}, Python {versions['python']}, {versions['cpu']}"]  # fmt: skip
+    return page(f"gatemaze: {suite.name}", suite.options.about, facts, figures, tables["ranking"], tables["longest"],
+                failures, films(comparison.out, results),
+                [" ".join(["python compare_cells.py", *comparison.argv])])  # fmt: skip
+
+
+def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
+    """A film of the best cell (by mean success) on each task, of its first run, made once; caption -> file."""
+    tasks: dict[Any, dict[str, list[Result]]] = {}
+    for result in results:
+        if result.success is not None:
+            tasks.setdefault(result.slot.task, {}).setdefault(result.slot.cell, []).append(result)
+    found = {}
+    for cells in tasks.values():
+        slot = max(cells.values(), key=lambda runs: sum(run.success for run in runs) / len(runs))[0].slot
+        path = out / "films" / f"{slot.folder.name}.mp4"
+        try:
+            if not path.is_file():
+                create_folder(path.parent)
+                record_video.film(record_video.parse([str(slot.folder), "--out", str(path)]))
+            found[f"{slot.cell} on {slot.folder.name.partition(f'-{slot.cell}')[0]}"] = path
+        except (ConfigError, RunError, FilmError) as error:
+            print(f"no film of {slot.folder.name}: {error}", file=sys.stderr)
+    return found
 
 
 def leave(signal: int) -> int:

@@ -48,8 +48,8 @@ def control_lines(results: Sequence[Result]) -> list[str]:
 def _interval(row: Row, name: str) -> str:
     if row[name] is None:
         return "-"
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{row[name]:.2f}" if low is None else f"{row[name]:.2f} [{low:.2f}, {high:.2f}]"
+    value, low, high = (None if v is None else round(v, 2) + 0.0 for v in (row[name], row[f"{name}_low"], row[f"{name}_high"]))
+    return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _number(value: float | None) -> str:

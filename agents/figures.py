@@ -90,7 +90,8 @@ def lengths(summary: Sequence[Row], look: Look):
         axis.set_xticks(tried, [str(n) for n in tried])
         axis.minorticks_off()
         axis.set(title=env, xlabel="length", ylim=(-0.03, 1.05))
-        label_ends(axis, ends, look)
+        broken = {row["cell"]: " (failed runs)" for row in rows if row["failed"]}
+        label_ends(axis, ends, look, broken)
     axes[0].set_ylabel("greedy success, mean over seeds")
     return figure
 
@@ -108,14 +109,15 @@ def curves(rows: Sequence[Row], summary: Sequence[Row], look: Look):
     for axis, (task, cells) in zip(axes, runs.items()):
         of_task = [row for row in summary if (row["env"], row["length"]) == task]
         budget, ends = max(row["budget"] for row in of_task), []
-        for cell in [cell for cell in look.cells if cell in cells]:
+        whole = {row["cell"] for row in of_task if row["success"] is not None}  # no mean without the runs that failed
+        for cell in [cell for cell in look.cells if cell in whole & cells.keys()]:
             seeds = list(cells[cell].values())
             grid = np.linspace(0, budget, 101)
             values = np.array([held(curve, grid) for curve in seeds])
             middle = values.mean(0)
             if len(seeds) > 1:
                 low, high = st.band(st.resample(values, np.repeat(st.draw((len(seeds), 1)), len(grid), 2)).mean(1))
-                axis.fill_between(grid, low, high, color=look.colour(cell), alpha=0.12, linewidth=0)
+                axis.fill_between(grid, low, high, color=look.colour(cell), alpha=0.09, linewidth=0)
             axis.plot(grid, middle, **look(cell))
             ends.append((cell, middle[-1]))
         chance_line(axis, of_task)
@@ -140,11 +142,12 @@ def scores(summary: Sequence[Row], look: Look):
         for j, task in enumerate(tasks):
             text, value = ("failed" if known[cell, task]["failed"] else "-"), values[i, j]
             if not math.isnan(value):
-                text = f"{value:.2f}"
+                text = f"{round(value, 2) + 0.0:.2f}"  # no -0.00
             axis.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if value > 0.6 else "#222222")
     axis.set_xticks(range(len(tasks)), [task_name(*task).replace(" ", "\n", 1) for task in tasks])
     axis.set_yticks(range(len(look.cells)), look.cells)
     axis.tick_params(length=0)
+    axis.set_facecolor("#f0f0f0")
     axis.grid(False)
     axis.spines[:].set_visible(False)
     axis.set_title("normalised score, mean over seeds")
@@ -172,7 +175,7 @@ def ranking(rows: Sequence[Row], baseline: str, look: Look):
     axes[0, 0].set(title=f"IQM of the score, {ranked[0]['tasks']} tasks", xlim=(min(-0.03, axes[0, 0].get_xlim()[0]), 1.03))
     if against:
         axes[0, 1].axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
-        axes[0, 1].set(title=f"P(better score than {baseline})", xlim=(-0.03, 1.03))
+        axes[0, 1].set(title=f"P(better score than {baseline})", xlabel="filled: p < 0.05 after Holm", xlim=(-0.03, 1.03))
     for axis in axes.flat:
         axis.grid(axis="y", visible=False)
     return figure

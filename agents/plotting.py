@@ -6,7 +6,7 @@ Colours are those of Okabe and Ito (2008), told apart by colour-blind readers; f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,28 +91,33 @@ def chance_line(axis, rows: Sequence[Row]) -> None:
         axis.axhline(levels.pop(), color=GREY, linewidth=0.8, linestyle=":", zorder=1)
 
 
-def label_ends(axis, ends: Sequence[tuple[str, float]], look: Look) -> None:
-    """Names at the right ends of the lines, pushed apart so that none covers another."""
+def label_ends(axis, ends: Sequence[tuple[str, float]], look: Look, note: Mapping[str, str] = {}) -> None:
+    """Names at the right ends of the lines, pushed apart so that none covers another; `note` is put after a cell's name."""
     low, high = axis.get_ylim()
-    gap = (high - low) * 0.058 * max(3.2 / (axis.figure.get_figheight() / axis.get_subplotspec().get_gridspec().nrows), 0.6)
+    rows = axis.get_subplotspec().get_gridspec().nrows
+    gap = (high - low) * 0.19 / (axis.figure.get_figheight() / rows)  # a line of text, in the axis's units
     order = sorted(ends, key=lambda end: (end[1], -look.cells.index(end[0])))
-    for (cell, y), at in zip(order, apart([y for _, y in order], gap)):
-        axis.annotate(cell, (1.0, y), xytext=(1.02, (at - low) / (high - low)), xycoords=("axes fraction", "data"),
-                      textcoords="axes fraction", fontsize=7.5, va="center", color=look.colour(cell),
-                      annotation_clip=False)  # fmt: skip
+    for (cell, _), at in zip(order, apart([y for _, y in order], gap, low, high)):
+        axis.annotate(cell + note.get(cell, ""), (1.0, at), xytext=(1.02, (at - low) / (high - low)),
+                      xycoords=("axes fraction", "data"), textcoords="axes fraction", fontsize=7.5, va="center",
+                      color=look.colour(cell), annotation_clip=False)  # fmt: skip
 
 
-def apart(values: Sequence[float], gap: float) -> list[float]:
-    """Ascending values -> the nearest (least squares) ascending ones at least `gap` apart."""
-    blocks: list[list[float]] = []  # [sum of (value - its place in the block), how many]
+def apart(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Ascending values -> ascending ones at least `gap` apart, near them (least squares) and within [low, high]; the gap
+    shrinks where they do not fit."""
+    count = len(values)
+    gap = min(gap, (high - low) / max(count - 1, 1))
+    blocks: list[tuple[float, int]] = []  # sum of (value - its place in the block * gap), how many
     for value in values:
-        blocks.append([value, 1])
+        blocks.append((value, 1))
         while len(blocks) > 1:
             (s1, n1), (s2, n2) = blocks[-2:]
             if s2 / n2 - s1 / n1 >= gap * n1:
                 break
-            blocks[-2:] = [[s1 + s2 - n1 * n2 * gap, n1 + n2]]
-    return [s / n + k * gap for s, n in blocks for k in range(int(n))]
+            blocks[-2:] = [(s1 + s2 - n1 * n2 * gap, n1 + n2)]
+    places = [s / n + k * gap for s, n in blocks for k in range(n)]
+    return [max(min(at, high - (count - 1 - i) * gap), low + i * gap) for i, at in enumerate(places)]
 
 
 def held(curve: Sequence[tuple[int, float]], grid: np.ndarray) -> np.ndarray:

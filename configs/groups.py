@@ -16,11 +16,7 @@ CONFIG_ROOT = Path(__file__).resolve().parent
 ENVS = {**env_tmaze.ENVS, **env_diagnostics.ENVS, **env_tvt.ENVS, **env_gymnasium.ENVS, **env_minigrid_control.ENVS}
 LEVELS = ("easy", "medium", "hard", "xl")
 #: the setting that is an environment's length, where it has one: what `lengths=` of a comparison sets
-LENGTH_KEYS = {
-    "tmaze_passive": "corridor_length",
-    "tmaze_active": "corridor_length",
-    "tmaze_bakker": "corridor_length",
-}
+LENGTH_KEYS = {name: config.length_key for name, config in ENVS.items() if config.length_key}
 
 AGENTS = {
     "vtrace": AgentConfig,

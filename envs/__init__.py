@@ -89,7 +89,7 @@ ENVS: dict[str, EnvRow] = {
         f"MiniGrid-KeyCorridorS{S}R{R}": {"room_size": S, "num_rows": R}
         for S, R in ((3, 1), (3, 2), (3, 3), (4, 3), (5, 3), (6, 3))
     }),
-    "minigrid_redblue": EnvRow(RedBlueDoors, {}, {}, {"size": 6, "max_steps": 30}, {
+    "minigrid_redblue": EnvRow(RedBlueDoors, {}, {}, {"size": 4, "max_steps": 30}, {
         f"MiniGrid-RedBlueDoors-{S}x{S}": {"size": S} for S in (6, 8)
     }),
     "minigrid_fetch": EnvRow(Fetch, {}, {}, {"size": 5, "num_objects": 2, "max_steps": 30}, {

@@ -55,7 +55,7 @@ class _Memory(Env):
         draws: str,
         scattered: bool = True,
     ) -> None:
-        self.agent_view_size = at_least("agent_view_size", agent_view_size, 3)
+        self.agent_view_size = at_least("agent_view_size", agent_view_size, 3)  # and what `View` says
         if actions not in (3, 7):
             raise ValueError(f"actions must be 3 (left, right, forward) or 7 (all of MiniGrid's), got {actions!r}")
         if path not in ("auto", "table", "grid"):
@@ -75,7 +75,8 @@ class _Memory(Env):
     def prepare(self) -> None:
         maze, d = self.maze, self.device
         self._view = View(*maze.grids.shape[1:], self.agent_view_size, device=d)
-        self._grids, self._ahead = maze.grids.flatten(1).to(d), ahead(*maze.grids.shape[1:], d)
+        self._area = maze.grids[0].numel()
+        self._grids, self._ahead = maze.grids.to(d), ahead(*maze.grids.shape[1:], d)
         self._places = torch.stack((maze.layout, maze.cell, maze.direction)).to(d)
         self._index = maze.index.to(d)
         self._turns = torch.tensor([3, 1, *[0] * (self.num_actions - 2)], device=d)
@@ -148,15 +149,15 @@ class _Memory(Env):
     def _move(self, place: Tensor, action: Tensor) -> Tensor:
         layout, cell, direction = self._places.index_select(1, place)
         front = self._ahead.index_select(0, torch.add(direction, cell, alpha=4))
-        free = self._grids.index_select(0, layout).gather(1, front.unsqueeze(1)).squeeze(1) == EMPTY
+        free = self._grids.view(-1).index_select(0, torch.add(front, layout, alpha=self._area)) == EMPTY
         cell = torch.where(free & (action == 2), front, cell)
         direction = (direction + self._turns.index_select(0, action)) & 3
-        return self._index.index_select(0, (layout * self._grids.shape[1] + cell) * 4 + direction)
+        return self._index.index_select(0, (layout * self._area + cell) * 4 + direction)
 
     def _look(self, place: Tensor) -> Tensor:
         layout, cell, direction = self._places.index_select(1, place)
         nothing = torch.full_like(place, EMPTY, dtype=torch.int32)
-        return self._view(self._grids.index_select(0, layout), cell, direction, nothing)
+        return self._view(self._grids, cell, direction, nothing, layout)
 
     def _succeeded(self, place: Tensor) -> Tensor:
         return place >= self.maze.counts[1]
@@ -315,7 +316,7 @@ class MiniGridMemory(_Memory):
 
     Args:
         size: "S7", "S9", "S11", "S13", "S13Random", "S17Random", or S and any odd number >= 7, with or without "Random".
-        agent_view_size: V, odd, >= 3. MiniGrid's default 7 leaks in small mazes; the default here never does.
+        agent_view_size: V, odd, 3 ... 23. MiniGrid's default 7 leaks in small mazes; the default here never does.
         actions: 3 or 7.
         max_steps: in place of 5 S^2, the step limit and the scale of the reward.
         path: "table" gathers next places and images from tables (built here by the generic rules), "grid" works them out

@@ -52,6 +52,9 @@ class PickUp(Control):
     def success(self, state: Wanted) -> Tensor:
         return state.hand == state.target
 
+    def wanted(self, state: Wanted) -> Tensor:
+        return state.grid == state.target.view(-1, 1, 1)
+
     def colour(self, shape: tuple[int, ...] = ()) -> Tensor:
         """(B, *shape) int32: colours drawn at random, in their place in a packed cell."""
         return (self.below(len(COLOURS), shape) << 8).to(torch.int32)

@@ -69,8 +69,8 @@ class Rules:
         object, opaque = kind(there), there >= OPAQUE
         free_hand = world.hand == EMPTY
 
-        go = (action == FORWARD) & self.overlaps[object] & ~opaque
-        take = (action == PICKUP) & self.portable[object] & free_hand
+        go = (action == FORWARD) & self.overlaps.index_select(0, object) & ~opaque
+        take = (action == PICKUP) & self.portable.index_select(0, object) & free_hand
         put = (action == DROP) & (there == EMPTY) & ~free_hand
         turned = (action == TOGGLE) & (object == DOOR)
 
@@ -162,12 +162,17 @@ class GridWorld(Env):
         own[:, :3] = torch.where((state.hand == EMPTY).unsqueeze(1), shown, own[:, :3])
         return obs
 
+    def wanted(self, state: Any) -> Tensor:
+        """(B, H, W) bool: objects that a frame marks as the right ones: here none."""
+        return torch.zeros_like(state.grid, dtype=torch.bool)
+
     def render(self, index: Sequence[int] | None = None) -> np.ndarray:
         rows = torch.arange(self.num_envs) if index is None else torch.tensor(list(index))
         grid, cell, direction, t = (field.cpu()[rows] for field in (*self.state[:3], self.state.t))
         view = View(self.height, self.width, self.agent_view_size, self.see_through_walls)
         image = self.observation(self.state).cpu()[rows][..., :3]
-        world = (grid, cell, direction, view.visible(grid, cell, direction), image, t / self.max_steps)
+        marks = self.wanted(self.state).cpu()[rows].to(torch.int64)
+        world = (grid, cell, direction, view.visible(grid, cell, direction), image, t / self.max_steps, marks)
         return grid_frames(*(field.numpy() for field in world))
 
     # Gymnasium's form, which is minigrid's own.

@@ -325,7 +325,7 @@ def test_refusals():
         ({"size": "S8"}, "size must be S and an odd number >= 7"),
         ({"size": "S5"}, "got 'S5'"),
         ({"size": "13"}, "got '13'"),
-        ({"agent_view_size": 4}, "agent_view_size must be odd and >= 3, got 4"),
+        ({"agent_view_size": 4}, "agent_view_size must be odd and in 3..23, got 4"),
         ({"agent_view_size": 1}, "agent_view_size must be an integer >= 3, got 1"),
         ({"actions": 4}, "actions must be 3 .* or 7"),
         ({"path": "tabel"}, "path must be 'auto', 'table' or 'grid', got 'tabel'"),
@@ -338,5 +338,10 @@ def test_refusals():
         envs.make("minigrid_memory_long", 1, start="x")
     with pytest.raises(ValueError, match="width must be an integer >= 7, got 6"):
         envs.make("minigrid_memory_long", 1, width=6)
-    with pytest.raises(ValueError, match="path='table' would take more than 64 MiB"):
-        envs.make("minigrid_memory_long", 1, width=7, agent_view_size=401, path="table")
+
+
+def test_images_that_do_not_fit_are_not_tabulated(monkeypatch):
+    monkeypatch.setattr("envs.minigrid_memory.TABLE_BYTES", 2**20)
+    assert ours("S17Random", 3, 1).path == "table" and ours("S17Random", 11, 1).path == "grid"
+    with pytest.raises(ValueError, match="path='table' would take more than 1 MiB of images; use path='grid'"):
+        ours("S17Random", 11, 1, path="table")

@@ -16,7 +16,7 @@ from envs import minigrid_view as mv
 from envs.minigrid_view import View, inject, light_row
 
 ALL = sorted(name for name in gymnasium.registry if name.startswith("MiniGrid-") and "WFC" not in name)
-SIZES = (3, 5, 7, 9, 11)  # the last one is beyond the table
+SIZES = (3, 5, 7, 9, 11, 23)  # the last two are beyond the table
 
 
 def load(name):
@@ -135,7 +135,7 @@ def test_visible_cells_of_the_grid():
     assert View(env.height, env.width, 3, see_through_walls=True).visible(*world[:3]).sum() >= 4
 
 
-@pytest.mark.parametrize("size", [1, 4, 0])
+@pytest.mark.parametrize("size", [1, 4, 0, 25])
 def test_sizes_are_checked(size):
-    with pytest.raises(ValueError, match=f"agent_view_size must be odd and >= 3, got {size}"):
+    with pytest.raises(ValueError, match=f"agent_view_size must be odd and in 3..23, got {size}"):
         View(5, 5, size)

@@ -1,0 +1,113 @@
+"""A comparison as one HTML page that needs nothing but itself: no network, no script, figures and films inside the file."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+#: figure of agents/figures.py -> what it shows
+CAPTIONS = {
+    "ranking": "All tasks together: interquartile mean of the normalised score (0: what can be had without the ability under "
+    "test; 1: the optimum) with its 95 % bootstrap interval over seeds, stratified by task; and against the baseline.",
+    "lengths": "Greedy success against length, mean over seeds with 95 % intervals.",
+    "scores": "Normalised score of every cell on every task, mean over seeds.",
+    "curves": "Greedy success in training, mean over seeds with 95 % intervals; a run that solved keeps its last value.",
+    "steps": "Steps to solve, a mark a run; runs that did not solve stand at the budget.",
+    "profiles": "Performance profiles: the share of runs with a score above each value, with pointwise 95 % bands.",
+}
+NOTE = """<p class=soft>P(better): probability that a run of the cell scores above one of the baseline on the same task.
+p: two-sided sign-flip test of no difference, paired by task and seed, Holm-corrected for the number of cells. P(faster)
+and its p: the same for steps to solve. A cell with a failed run has no figures.</p>"""
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+:root {{ color-scheme: light dark; --page: #f4f6fa; --card: #fff; --ink: #1f2a44; --soft: #5c6880; --line: #dfe4ee; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --page: #12161f; --card: #1b212d; --ink: #e8ecf5; --soft: #9aa6bd; --line: #2d3646; }} }}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }}
+main {{ max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }}
+h1 {{ font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }} h2 {{ font-size: 1.2rem; margin: 0 0 .6rem; }}
+p {{ margin: .4rem 0 .8rem; }} .soft {{ color: var(--soft); font-size: .92rem; }}
+section {{ background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 1.1rem; margin: 1rem 0; }}
+figure {{ margin: 0; }} figure svg {{ width: 100%; min-width: 36rem; height: auto; background: #fff; border-radius: 8px; }}
+figcaption {{ color: var(--soft); font-size: .9rem; margin-top: .5rem; }}
+.wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .92rem; white-space: nowrap; }}
+th, td {{ text-align: right; padding: .3rem .7rem; border-bottom: 1px solid var(--line); }}
+th:first-child, td:first-child {{ text-align: left; position: sticky; left: 0; background: var(--card); }}
+th {{ color: var(--soft); font-weight: 600; }} code, pre {{ font: .88rem/1.5 ui-monospace, monospace; }}
+pre {{ overflow-x: auto; background: var(--page); padding: .7rem; border-radius: 8px; margin: .4rem 0; }}
+video {{ max-width: 100%; border-radius: 8px; }}
+</style></head><body><main>
+{body}
+</main></body></html>
+"""
+
+
+def page(title: str, about: str, facts: Sequence[str], figures: Sequence[Path], ranking: Sequence[Row],
+         longest: Sequence[Row], failures: Sequence[str], films: Mapping[str, Path], commands: Sequence[str]
+         ) -> str:  # fmt: skip
+    """The page. figures: SVG files; ranking, longest: rows of those tables (agents/tables.py); failures: one line each;
+    films: caption -> MP4 file; commands: what makes it all again."""
+    parts = [f"<h1>{escape(title)}</h1><p>{escape(about)}</p>"]
+    parts.append("<p class=soft>" + "<br>".join(map(escape, facts)) + "</p>")
+    parts.append(_section("Ranking", _table([_words(row) for row in ranking]) + NOTE))
+    for path in figures:
+        caption = f"<figcaption>{escape(CAPTIONS[path.stem])}</figcaption>"
+        parts.append(_section("", f"<figure><div class=wide>{_svg(path)}</div>{caption}</figure>"))
+    if longest:
+        note = "<p class=soft>The longest length up to which at least half of the runs solve, and the longest tried.</p>"
+        parts.append(_section("Longest length solved", _table(longest) + note))
+    if films:
+        cards = [f'<figure><video controls muted loop playsinline src="data:video/mp4;base64,{_base64(path)}"></video>'
+                 f"<figcaption>{escape(caption)}</figcaption></figure>" for caption, path in films.items()]  # fmt: skip
+        parts.append(_section("The best cell of each task at work", "".join(cards)))
+    lines = "".join(f"<li>{escape(line)}</li>" for line in failures)
+    parts.append(_section("Failed runs", f"<ul>{lines}</ul>" if lines else "<p>None.</p>"))
+    parts.append(_section("To make it again", "".join(f"<pre>{escape(command)}</pre>" for command in commands)))
+    return PAGE.format(title=escape(title), body="\n".join(parts))
+
+
+def _section(title: str, inner: str) -> str:
+    return f"<section>{f'<h2>{escape(title)}</h2>' if title else ''}{inner}</section>"
+
+
+def _svg(path: Path) -> str:
+    """The drawing alone, its ids made its own so that several live in one page."""
+    text = path.read_text(encoding="utf-8")
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\s(width|height)="[\d.]+pt"', "", text, count=2)
+    mark = f"{path.stem}-"
+    text = re.sub(r'\bid="', f'id="{mark}', text)
+    text = re.sub(r'href="#', f'href="#{mark}', text)
+    return re.sub(r"url\(#", f"url(#{mark}", text)
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _words(row: Row) -> Row:
+    """A row of the ranking for people."""
+
+    def interval(name: str) -> str:
+        return "" if row[name] is None else f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+
+    def number(name: str) -> str:
+        return "" if row[name] is None else f"{row[name]:.3g}"
+
+    return {"cell": row["cell"], "IQM of the score": interval("iqm"), "mean": interval("mean"),
+            "P(better)": interval("improvement"), "p": number("p_holm"), "P(faster)": interval("faster"),
+            "p ": number("p_steps_holm"), "failed": row["failed"] or ""}  # fmt: skip
+
+
+def _table(rows: Sequence[Row]) -> str:
+    head = "".join(f"<th>{escape(str(name).replace('_', ' '))}</th>" for name in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{escape('none' if v is None else str(v))}</td>" for v in row.values()) + "</tr>"
+                   for row in rows)  # fmt: skip
+    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
