@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: setup setup-dev train test test-slow test-gpu lint
+.PHONY: setup setup-dev train compare test test-slow test-gpu lint
 
 setup: $(READY)
 setup-dev: $(READY_DEV)
@@ -25,6 +25,9 @@ $(READY_DEV): $(READY)
 
 train: setup
 	$(RUN) train_agent.py $(ARGS)
+
+compare: setup
+	$(RUN) compare_cells.py smoke $(ARGS)
 
 test: setup-dev
 	$(RUN) -m pytest --numprocesses auto --dist worksteal

@@ -26,6 +26,7 @@ import build  # sets the environment that torch is imported in, so it comes firs
 import record_video
 import train_agent
 from agents import cost
+from agents.checkpoint import CheckpointError
 from agents.digest import control_lines, ranking_lines
 from agents.figures import draw_all
 from agents.film import FilmError
@@ -166,8 +167,8 @@ def announce(comparison: Comparison, planned: Sequence[Planned]) -> dict[tuple[s
     print(f"{suite.name}: {options.about}" if options.about else suite.name)
     swept = f", after {len(comparison.sweep())} to choose the learning rates" if suite.learning_rates else ""
     there = f"; {len(planned) - len(todo)} are done" if len(todo) < len(planned) else ""
-    print(f"{len(suite.cells)} cells x {len(suite.tasks)} tasks x {options.seeds} seeds{swept}: {len(planned)} runs{there}",
-          flush=True)  # fmt: skip
+    size = f"{_many(len(suite.cells), 'cell')} x {_many(len(suite.tasks), 'task')} x {_many(options.seeds, 'seed')}"
+    print(f"{size}{swept}: {_many(len(planned), 'run')}{there}", flush=True)
     if not todo or not comparison.workers:
         return {}
     configs = {(run.cell, run.task.label): run.config for run in comparison.one_each()}
@@ -176,6 +177,10 @@ def announce(comparison: Comparison, planned: Sequence[Planned]) -> dict[tuple[s
     print(f"at most {sum(run.config.train.steps for run in todo):,} environment steps; about {duration(total)} with "
           f"{comparison.workers} side by side if no run stops early", flush=True)  # fmt: skip
     return seconds
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _speed(config: Any) -> float:
@@ -255,7 +260,7 @@ def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
                 create_folder(path.parent)
                 record_video.film(record_video.parse([str(slot.folder), "--out", str(path)]))
             found[f"{slot.cell} on {slot.folder.name.partition(f'-{slot.cell}')[0]}"] = path
-        except (ConfigError, RunError, FilmError) as error:
+        except (ConfigError, RunError, FilmError, CheckpointError) as error:
             print(f"no film of {slot.folder.name}: {error}", file=sys.stderr)
     return found
 

@@ -19,8 +19,8 @@ def ranking_lines(ranking: Sequence[Row], results: Sequence[Result], baseline: s
     for row in ranking:
         mine = [run for run in results if run.slot.cell == row["cell"]]
         solved = f"{sum(run.status == SOLVED for run in mine)}/{len(mine)}"
-        lines.append([row["cell"], _interval(row, "iqm"), _interval(row, "mean"), solved, _interval(row, "improvement"),
-                      _number(row["p_holm"]), _interval(row, "faster"), _number(row["p_steps_holm"])])  # fmt: skip
+        lines.append([row["cell"], interval(row, "iqm"), interval(row, "mean"), solved, interval(row, "improvement"),
+                      number(row["p_holm"]), interval(row, "faster"), number(row["p_steps_holm"])])  # fmt: skip
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines]
 
@@ -45,12 +45,14 @@ def control_lines(results: Sequence[Result]) -> list[str]:
             f"{'' if inside else ' - OUTSIDE'}" for task, rate, chance, inside in control(results)]  # fmt: skip
 
 
-def _interval(row: Row, name: str) -> str:
+def interval(row: Row, name: str) -> str:
+    """"value [low, high]"; without an interval (a single run) the value, without a value a dash."""
     if row[name] is None:
         return "-"
     value, low, high = (None if v is None else round(v, 2) + 0.0 for v in (row[name], row[f"{name}_low"], row[f"{name}_high"]))
     return f"{value:.2f}" if low is None else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three digits, or a dash."""
     return "-" if value is None else f"{value:.3g}"

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from agents.digest import interval, number
+
 Row = dict[str, Any]
 #: figure of agents/figures.py -> what it shows
 CAPTIONS = {
@@ -94,16 +96,9 @@ def _base64(path: Path) -> str:
 
 def _words(row: Row) -> Row:
     """A row of the ranking for people."""
-
-    def interval(name: str) -> str:
-        return "" if row[name] is None else f"{row[name]:.2f} [{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
-
-    def number(name: str) -> str:
-        return "" if row[name] is None else f"{row[name]:.3g}"
-
-    return {"cell": row["cell"], "IQM of the score": interval("iqm"), "mean": interval("mean"),
-            "P(better)": interval("improvement"), "p": number("p_holm"), "P(faster)": interval("faster"),
-            "p ": number("p_steps_holm"), "failed": row["failed"] or ""}  # fmt: skip
+    return {"cell": row["cell"], "IQM of the score": interval(row, "iqm"), "mean": interval(row, "mean"),
+            "P(better)": interval(row, "improvement"), "p": number(row["p_holm"]), "P(faster)": interval(row, "faster"),
+            "p ": number(row["p_steps_holm"]), "failed": row["failed"] or ""}  # fmt: skip
 
 
 def _table(rows: Sequence[Row]) -> str:

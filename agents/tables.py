@@ -164,7 +164,7 @@ def curves(results: Sequence[Result]) -> list[Row]:
 
 
 def write_csv(path: Path, rows: Sequence[Row], header: Sequence[str] = ()) -> None:
-    """`header` stands where there are no rows. Six significant digits. Raises RunError."""
+    """`header` stands where there are no rows. Whole numbers in full, others with six digits. Raises RunError."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = list(rows[0]) if rows else list(header)
@@ -176,7 +176,9 @@ def write_csv(path: Path, rows: Sequence[Row], header: Sequence[str] = ()) -> No
 def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else f"{value:.6g}"
+    return str(value)
 
 
 def read_tables(out: Path) -> dict[str, list[Row]]:

@@ -1,0 +1,215 @@
+"""The tables, figures and lines of comparisons made up by hand; the numbers expected can be worked out on paper."""
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import envs
+from agents.digest import control, control_lines, ranking_lines
+from agents.figures import draw_all
+from agents.plotting import apart
+from agents.results import CENSORED, FAILED, PENDING, SOLVED, Result, Slot, area, best_rate, done, read_result
+from agents.runlog import RunError
+from agents.tables import NAMES, read_tables, write_tables
+from tests.agents.compared import compared
+
+
+def tables(tmp_path: Path, results: list[Result], baseline: str = "lstm") -> dict[str, list[dict]]:
+    write_tables(tmp_path, results, baseline)
+    return read_tables(tmp_path)
+
+
+def row(rows: list[dict], **wanted) -> dict:
+    (found,) = [r for r in rows if all(r[key] == value for key, value in wanted.items())]
+    return found
+
+
+#: gru solves everything early; lstm the short one, late, with two of three seeds; memoryless nothing
+def usual(cell, env, length, seed):
+    if cell == "gru":
+        return 1.0, 20_000 + seed
+    if cell == "lstm" and length == 10 and seed < 3:
+        return 1.0, 60_000
+    return (0.5 + 0.01 * (seed - 2), None)
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Result]:
+    return compared("memoryless lstm gru", {"tmaze_passive": (10, 50), "tmaze_bakker": (10,)}, 3, usual)
+
+
+@pytest.fixture
+def made(tmp_path, results) -> dict[str, list[dict]]:
+    return tables(tmp_path, results)
+
+
+def test_a_row_for_each_run(made, results):
+    assert len(made["results"]) == len(results) == 27
+    first = row(made["results"], cell="gru", env="tmaze_bakker", seed=2)
+    assert (first["length"], first["solved_at"], first["steps"], first["status"]) == (10, 20_002, 20_002, "solved")
+    assert (first["success"], first["return"], first["score"]) == (1, 4, 1) and first["success_low"] > 0.995
+    censored = row(made["results"], cell="lstm", env="tmaze_passive", length=50, seed=1)
+    assert (censored["status"], censored["solved_at"], censored["steps"]) == ("censored", None, 100_000)
+
+
+def test_summary(made):
+    half = row(made["summary"], cell="lstm", env="tmaze_passive", length=10)
+    assert (half["runs"], half["failed"], half["censored"]) == (3, 0, 1) and math.isclose(half["solved"], 2 / 3, rel_tol=1e-5)
+    assert math.isclose(half["success"], (1 + 1 + 0.51) / 3, rel_tol=1e-5)
+    assert (half["success_low"], half["success_high"]) == (0.51, 1)  # seeds, not 3,000 episodes
+    assert (half["steps"], half["steps_low"], half["steps_high"]) == (60_000, 60_000, math.inf)
+    assert (half["chance"], half["r0"], half["r_star"], half["memory_length"]) == (0.5, 0.5, 1, 10)
+    never = row(made["summary"], cell="memoryless", env="tmaze_bakker")
+    assert (never["steps"], never["censored"], never["solved"]) == (math.inf, 3, 0) and never["solved_high"] > 0.5
+    assert row(made["summary"], cell="gru", env="tmaze_bakker")["steps"] == 20_002
+
+
+def test_ranking(made):
+    ranked = made["ranking"]
+    assert [r["cell"] for r in ranked] == ["gru", "lstm", "memoryless"] and all(r["tasks"] == 3 for r in ranked)
+    assert (ranked[0]["iqm"], ranked[0]["iqm_low"]) == (1, 1) and ranked[1]["improvement"] is None
+    # 9 pairs: gru above lstm in 5, equal in 4; five differences of one sign: 2 / 2^5
+    assert ranked[0]["p"] == 0.0625 and ranked[0]["p_holm"] == 0.125
+    wins = [2 / 3 * 0.5 + 1 / 3, 1.0, 2 / 3 * 0.5 + 1 / 3]
+    assert math.isclose(ranked[0]["improvement"], np.mean(wins), rel_tol=1e-5)
+    assert ranked[0]["faster"] == 1 and math.isclose(ranked[0]["p_steps"], 2 / 2**9, rel_tol=1e-5)
+    assert math.isclose(ranked[2]["difference"], -(1.02 + 1.0 + 0) * 2 / 9, rel_tol=1e-5)
+
+
+def test_lengths_profiles_and_curves(made, results):
+    assert {r["env"] for r in made["longest"]} == {"tmaze_passive"}
+    known = {r["cell"]: (r["longest"], r["tried"], r["lengths"]) for r in made["longest"]}
+    assert known == {"memoryless": (0, 50, 2), "lstm": (10, 50, 2), "gru": (50, 50, 2)}
+    assert row(made["profiles"], cell="lstm", threshold=0.9)["share"] == pytest.approx(4 / 9, rel=1e-5)
+    assert row(made["profiles"], cell="gru", threshold=1)["share"] == 0  # none is above the optimum
+    assert len(made["curves"]) == sum(len(result.curve) for result in results)
+
+
+@pytest.mark.parametrize("what", [FAILED, PENDING])
+def test_a_run_without_figures_is_not_averaged_away(tmp_path, what):
+    def rule(cell, env, length, seed):
+        return what if (cell, length, seed) == ("gru", 10, 2) else usual(cell, env, length, seed)
+
+    found = compared("lstm gru", {"tmaze_passive": (10, 50)}, 3, rule)
+    made = tables(tmp_path, found)
+    missing = row(made["results"], cell="gru", length=10, seed=2)
+    assert missing["status"] == what and all(missing[name] is None for name in ("steps", "success", "return", "score"))
+    broken = row(made["summary"], cell="gru", length=10)
+    assert broken["failed"] == (what == FAILED) and broken["runs"] == 3
+    assert all(broken[name] is None for name in ("success", "score", "solved", "steps", "return", "score_iqm"))
+    assert row(made["summary"], cell="gru", length=50)["score"] == 1
+    ranked = made["ranking"]
+    assert ranked[-1]["cell"] == "gru" and ranked[-1]["iqm"] is None and ranked[-1]["p"] is None
+    assert row(made["longest"], cell="gru")["longest"] is None and not [r for r in made["profiles"] if r["cell"] == "gru"]
+    assert ranking_lines(ranked, found, "lstm")[-1].split()[:4] == ["gru", "-", "-", "5/6"]
+
+
+def test_without_the_baseline_nothing_is_compared(tmp_path, results):
+    made = tables(tmp_path, results, baseline="ur-lstm")
+    assert all(r["p"] is None and r["improvement"] is None for r in made["ranking"]) and made["ranking"][0]["iqm"] == 1
+
+
+def test_tables_do_not_depend_on_the_order_of_anything_random(tmp_path, results):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_tables(tmp_path / name, results, "lstm")
+    assert all((tmp_path / "a" / f"{n}.csv").read_bytes() == (tmp_path / "b" / f"{n}.csv").read_bytes() for n in NAMES)
+
+
+def test_an_empty_comparison_has_headers(tmp_path):
+    made = tables(tmp_path, compared("lstm", {"tmaze_passive": (10,)}, 1, lambda *_: PENDING))
+    assert (tmp_path / "curves.csv").read_text() == "cell,env,length,seed,step,success\n" and made["curves"] == []
+    with pytest.raises(RunError, match=r"cannot read .*results\.csv"):
+        read_tables(tmp_path / "nowhere")
+
+
+# --- the control, the sweep ------------------------------------------------------------------------------------------------
+
+
+def test_the_control_is_judged_against_chance():
+    def rule(cell, env, length, seed):
+        return (0.56 if env == "tmaze_bakker" else 0.49 + 0.01 * seed), None
+
+    found = compared("memoryless lstm", {"tmaze_passive": (10,), "tmaze_bakker": (10,)}, 3, rule)
+    assert [(task, inside) for task, _, _, inside in control(found)] == [
+        ("tmaze_passive 10", True), ("tmaze_bakker 10", False)]  # fmt: skip
+    assert control_lines(found)[1].endswith("OUTSIDE") and "chance 0.5" in control_lines(found)[0]
+
+
+def test_learning_rates_are_chosen_by_score_then_by_area_and_failures_are_not_eligible():
+    def sweep(rule):
+        made = []
+        for rate in (1e-3, 1e-2, 1e-1):
+            for result in compared("lstm", {"tmaze_passive": (10,)}, 2, lambda *a, rate=rate: rule(rate, *a)):
+                made.append(dataclasses.replace(result, slot=dataclasses.replace(result.slot, learning_rate=rate)))
+        return best_rate(made)
+
+    assert sweep(lambda rate, *_: (1.0 if rate == 1e-2 else 0.8, None)) == 1e-2
+    assert sweep(lambda rate, *_: (1.0, 20_000 if rate == 1e-1 else 50_000)) == 1e-1  # all solve; the fastest
+    assert sweep(lambda *_: (0.5, None)) == 1e-3  # equal: the one listed first
+    assert sweep(lambda rate, c, e, n, seed: FAILED if rate < 1e-1 and seed == 2 else (0.6, None)) == 1e-1
+    assert sweep(lambda *_: FAILED) is None
+
+
+def test_area_holds_the_last_value():
+    slot = compared("lstm", {"tmaze_passive": (10,)}, 1, usual)[0].slot
+    curve = ((20_000, 0.0), (50_000, 1.0))
+    assert area(Result(slot, SOLVED, curve=curve)) == pytest.approx(0.8)  # 1 from 20,000 to 100,000
+    assert area(Result(slot, CENSORED, curve=((100_000, 0.5),))) == 0.5
+
+
+# --- from run folders ------------------------------------------------------------------------------------------------------
+
+
+def test_reading_a_run(tmp_path):
+    spec = envs.make("tmaze_passive", 1, corridor_length=4).spec
+    slot = Slot(tmp_path, "gru", "tmaze_passive", 4, 1, 1e-3, 1000, 10, spec, 0.9)
+    assert (read_result(slot, False).status, read_result(slot, True).status, done(tmp_path)) == (PENDING, FAILED, False)
+    rows = [{"step": 100, "loss": 1.0}, {"step": 200, "eval/success": 0.4}, {"step": 300, "eval/success": 0.9},
+            {"step": 400, "eval/success": 0.2}]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    report = {"step": 1010, "episodes": 50, "greedy": {"success_rate": 0.8, "mean_return": 0.75}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(report))
+    result = read_result(slot, True)  # it failed once, and is done
+    assert (result.status, result.solved_at, result.steps, result.score) == (SOLVED, 300, 1010, 0.5)
+    assert result.curve == ((200, 0.4), (300, 0.9), (400, 0.2))
+    (tmp_path / "evaluation.json").write_text('{"step": 1010}')
+    with pytest.raises(RunError, match=r"is damaged.*remove it"):
+        read_result(slot, False)
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------------
+
+
+def test_figures_from_the_tables_alone(tmp_path, made):
+    drawn = draw_all(tmp_path / "figures", made, "lstm")
+    assert [p.stem for p in drawn] == ["lengths", "curves", "scores", "ranking", "steps", "profiles"]
+    for path in drawn:
+        assert path.stat().st_size > 5000 and path.with_suffix(".svg").read_text().startswith("<?xml")
+
+
+def test_figures_where_little_is_known(tmp_path):
+    """One seed has no intervals; failed runs have no means; nothing at all gives no figure."""
+    def rule(cell, env, length, seed):
+        return FAILED if cell == "gru" else (1.0, 30_000)
+
+    one = tables(tmp_path, compared("lstm gru", {"tmaze_passive": (10, 20)}, 1, rule))
+    assert {"lengths", "curves", "scores", "ranking", "steps"} <= {p.stem for p in draw_all(tmp_path / "one", one, "lstm")}
+    none = tables(tmp_path, compared("lstm", {"tmaze_passive": (10,)}, 1, lambda *_: FAILED))
+    assert draw_all(tmp_path / "none", none, "lstm") == []
+
+
+def test_labels_keep_apart():
+    rng = np.random.default_rng(0)
+    for n in (1, 3, 8):
+        values = np.sort(rng.choice([0.0, 0.5, 0.98, 1.0], n))
+        places = apart(values, 0.06, 0.0, 1.0)
+        assert all(b - a > 0.06 - 1e-9 for a, b in itertools.pairwise(places))
+        assert min(places) >= 0 and max(places) <= 1 + 1e-9
+    assert apart([0.2, 0.6], 0.06, 0, 1) == [0.2, 0.6]
+    assert np.allclose(apart([0.5] * 5, 0.5, 0, 1), np.linspace(0, 1, 5))  # too many: as far apart as fits
