@@ -128,7 +128,7 @@ def summary(report: dict[str, Any]) -> list[str]:
     gradient, parts = report["gradient"], []
     for name, norm in gradient["norm"].items():
         length, at = gradient["decay_length"][name], min(report["unroll_length"], len(norm) - 1)
-        decay = "does not decay" if math.isinf(length) else f"decays over {length:.3g} rows"
+        decay = "does not decay" if math.isinf(length) else f"decays over {length:.3g} rows" if length else "goes nowhere"
         parts.append(f"{name} {decay}, norm {norm[at]:.1e} at lag {at}")
     shown = parts[:4] + [f"and {len(parts) - 4} more"] * (len(parts) > 4)
     lines.append(f"gradient by lag: {'; '.join(shown)}; slow and fast path differ by {gradient['total_error']:.0e}")

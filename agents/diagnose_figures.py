@@ -90,21 +90,21 @@ def _gates(axes, report: dict[str, Any]) -> None:
 
 def _gradient(axes, report: dict[str, Any]) -> None:
     found = report["gradient"]
+    most, largest = max(map(len, found["norm"].values())) - 1, max(map(max, found["norm"].values()))
     for ax, scale in zip(axes, ("linear", "log"), strict=True):
         for colour, (name, norm) in zip(COLOURS, list(found["norm"].items())[: len(COLOURS)]):
             lag, norm = np.arange(len(norm)), np.asarray(norm)
             seen = (norm > FLOOR) & (lag >= (scale == "log"))
             length = found["decay_length"][name]
-            label = "does not decay" if math.isinf(length) else f"decays over {length:.3g} rows"
-            ax.plot(lag[seen], norm[seen], color=colour, label=f"{name}: {label}")
+            label = "does not decay" if math.isinf(length) else f"decays over {length:.3g} rows" if length else "goes nowhere"
+            ax.plot(lag[seen], norm[seen], color=colour, label=f"{name}: {label}", marker="." if seen.sum() < 3 else None)
             tail = seen & (lag > 0)
             if length > 0 and tail.sum() > 1:  # through the middle of the curve, as a median fit goes
                 level = np.median(np.log(norm[tail]) + lag[tail] / length)
                 ax.plot(lag[1:], np.exp(level - lag[1:] / length), color=colour, linewidth=1, linestyle="--", alpha=0.7)
         ax.set(yscale="log", xscale=scale, xlabel="lag k, rows", title=f"Gradient by lag ({scale} axis)")
         ax.set_ylabel(r"norm of d loss$_t$ / d state$_{t-k}$")
-        ax.set_xlim(left=0.9 if scale == "log" else None)
-        largest = max((max(norm) for norm in found["norm"].values()), default=1.0)
+        ax.set_xlim(0.9 if scale == "log" else -0.5, 1.05 * most)
         ax.set_ylim(bottom=max(ax.get_ylim()[0], 1e-12 * largest))
         _mark(ax, report["unroll_length"], f"rollout: {report['unroll_length']}")
     _legend(axes[0], loc="upper right")
