@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from envs.render import (
+from envs.draw import (
     AGENT,
     BAD,
     CARD,
@@ -17,13 +17,15 @@ from envs.render import (
     MARGIN,
     WALL,
     WIDTH,
-    _box,
-    _disc,
-    _fill,
-    _ring,
-    _segment,
+    box,
+    disc,
+    fill,
+    page,
+    ring,
+    segment,
+    to_bytes,
 )
-from envs.render_quiz import bar, clock, finished, number, page
+from envs.render_quiz import bar, clock, number
 
 RAIN = "4a90d9"
 
@@ -38,24 +40,24 @@ def umbrella_frames(
     """
     frames = np.empty((len(t), HEIGHT, WIDTH, 3), np.uint8)
     for frame, now, rain, umbrella, bits in zip(frames, t.tolist(), need, have, noise, strict=True):
-        image = page().copy()
+        image = page()
         faint = 0.25 if hidden and now > 0 else 1.0
         _weather(image, 130, 80, bool(rain), faint)
         over = now >= length
         colour = (GOOD if rain == umbrella else BAD) if over else AGENT
         if umbrella:
             _umbrella(image, 320, 64, colour, faint)
-        _fill(image, _segment(320, 92, 320, 112, 9), colour, max(faint, 0.5))
-        _fill(image, _disc(320, 78, 10), colour, max(faint, 0.5))
+        fill(image, segment(320, 92, 320, 112, 9), colour, max(faint, 0.5))
+        fill(image, disc(320, 78, 10), colour, max(faint, 0.5))
         for i, bit in enumerate(bits[:40].tolist()):
-            _fill(image, _disc(455 + 16 * (i % 8), 50 + 16 * (i // 8), 5), "aab6cc" if bit else FLOOR)
+            fill(image, disc(455 + 16 * (i % 8), 50 + 16 * (i // 8), 5), "aab6cc" if bit else FLOOR)
         at = MARGIN + (WIDTH - 2 * MARGIN) * now / length
         bar(image, 146, MARGIN, WIDTH - MARGIN, FLOOR, 2)
         for step in range(length + 1) if length <= 40 else (0, length):
-            _fill(image, _disc(MARGIN + (WIDTH - 2 * MARGIN) * step / length, 146, 3), "c9d3e5")
-        _fill(image, _disc(at, 146, 7), colour)
+            fill(image, disc(MARGIN + (WIDTH - 2 * MARGIN) * step / length, 146, 3), "c9d3e5")
+        fill(image, disc(at, 146, 7), colour)
         clock(image, now / length)
-        frame[:] = finished(image)
+        frame[:] = to_bytes(image)
     return frames
 
 
@@ -63,25 +65,25 @@ def _weather(image: np.ndarray, x: float, y: float, rain: bool, alpha: float) ->
     if not rain:
         for k in range(8):
             dx, dy = math.cos(k * math.pi / 4), math.sin(k * math.pi / 4)
-            _fill(image, _segment(x + 29 * dx, y + 29 * dy, x + 38 * dx + 1e-3, y + 38 * dy, 2.6), CUE, alpha)
-        _fill(image, _disc(x, y, 21), CUE, alpha)
+            fill(image, segment(x + 29 * dx, y + 29 * dy, x + 38 * dx + 1e-3, y + 38 * dy, 2.6), CUE, alpha)
+        fill(image, disc(x, y, 21), CUE, alpha)
         return
     for k in range(4):
-        _fill(image, _segment(x - 26 + 18 * k, y + 22, x - 32 + 18 * k, y + 40, 2.4), RAIN, alpha)
+        fill(image, segment(x - 26 + 18 * k, y + 22, x - 32 + 18 * k, y + 40, 2.4), RAIN, alpha)
     grey = "8d9ab3" if alpha == 1 else "e2e7f0"  # parts overlap, so no transparency
     for dx, dy, r in ((-22, 2, 15), (0, -9, 20), (22, 2, 15)):
-        _fill(image, _disc(x + dx, y + dy, r), grey)
-    _fill(image, _box(x - 36, y, x + 36, y + 17, 8), grey)
+        fill(image, disc(x + dx, y + dy, r), grey)
+    fill(image, box(x - 36, y, x + 36, y + 17, 8), grey)
 
 
 def _umbrella(image: np.ndarray, x: float, y: float, colour: str, alpha: float) -> None:
-    distance, ys, xs = _disc(x, y + 8, 44)
+    distance, ys, xs = disc(x, y + 8, 44)
     rows = np.arange(ys.start, ys.stop)[:, None] + 0.5
     dome = np.maximum(distance, rows - (y + 2))
     for dx in (-29.3, 0, 29.3):  # the hem's arcs
         dome = np.maximum(dome, 14.7 - np.hypot(np.arange(xs.start, xs.stop)[None] + 0.5 - x - dx, rows - (y + 6)))
-    _fill(image, (dome, ys, xs), colour, 0.9 * alpha)
-    _fill(image, _segment(x, y - 38, x, y - 32, 2), colour, alpha)
+    fill(image, (dome, ys, xs), colour, 0.9 * alpha)
+    fill(image, segment(x, y - 38, x, y - 32, 2), colour, alpha)
 
 
 def discounting_frames(t: np.ndarray, context: np.ndarray, bonus: np.ndarray, waits: tuple[int, ...]) -> np.ndarray:
@@ -92,7 +94,7 @@ def discounting_frames(t: np.ndarray, context: np.ndarray, bonus: np.ndarray, wa
     frames = np.empty((len(t), HEIGHT, WIDTH, 3), np.uint8)
     left, right = 96.0, WIDTH - MARGIN - 14
     for frame, now, arm, best in zip(frames, t.tolist(), context.tolist(), bonus.tolist(), strict=True):
-        image = page().copy()
+        image = page()
         for i, wait in enumerate(waits):
             y = 34 + 28 * i
             end = left + (right - left) * math.sqrt(wait / waits[-1])
@@ -101,11 +103,11 @@ def discounting_frames(t: np.ndarray, context: np.ndarray, bonus: np.ndarray, wa
             if i == arm:
                 gone = left + (end - left) * math.sqrt(min(now / wait, 1))
                 bar(image, y, left, gone, AGENT)
-                _fill(image, _disc(gone, y, 7), AGENT)
+                fill(image, disc(gone, y, 7), AGENT)
             taken = i == arm and now >= wait
             size, colour = (11.5 if i == best else 8.5), GOOD if taken else CUE
-            _fill(image, _disc(end, y, size), colour, 1.0 if arm in (i, -1) else 0.35)
-            _fill(image, _ring(end, y, size - 4, 1.6), CARD)
+            fill(image, disc(end, y, size), colour, 1.0 if arm in (i, -1) else 0.35)
+            fill(image, ring(end, y, size - 4, 1.6), CARD)
         clock(image, now / waits[-1])
-        frame[:] = finished(image)
+        frame[:] = to_bytes(image)
     return frames

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.render import (
+from envs.draw import (
     AGENT,
     BAD,
     BAR,
@@ -25,16 +25,16 @@ from envs.render import (
     GRID,
     HEIGHT,
     MARGIN,
-    PAGE,
     TRAIL,
     WALL,
     WIDTH,
-    _box,
-    _disc,
-    _fill,
-    _rgb,
-    _segment,
-)  # fmt: skip
+    box,
+    disc,
+    fill,
+    page,
+    segment,
+    to_bytes,
+)
 
 MIDDLE, TALL, WIDE, GAP = 78.0, 68.0, 48.0, 13.0  # y of the tiles' middles, their size, the room between them
 ANSWERS = 146.0  # y of the row of answers
@@ -42,7 +42,7 @@ SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", 
 
 
 class Tile(NamedTuple):
-    """face: "suit", "colour", "number", "sign", "text" (one of 0 1 + -), "end", "back" (face down), "blank", or "more"
+    """face: "suit", "colour", "number", "sign", "text" (one of 0 1 + - and blank), "end", "back" (face down), or "more"
     (dots for what is left out); value: which of them; role: "shown", "asked" or "past"; of: how many colours there are."""
 
     face: str
@@ -58,7 +58,7 @@ def quiz_frames(scenes: Sequence[Scene], questions: int) -> np.ndarray:
     """One frame for each (tiles, share of the time gone, right answers, wrong answers): (B, HEIGHT, WIDTH, 3) uint8."""
     frames = np.empty((len(scenes), HEIGHT, WIDTH, 3), np.uint8)
     for frame, (tiles, share, right, wrong) in zip(frames, scenes, strict=True):
-        image = page().copy()
+        image = page()
         _row(image, tiles)
         length = WIDTH - 2 * MARGIN
         bar(image, ANSWERS, MARGIN, WIDTH - MARGIN, FLOOR)
@@ -68,7 +68,7 @@ def quiz_frames(scenes: Sequence[Scene], questions: int) -> np.ndarray:
             if right:
                 bar(image, ANSWERS, MARGIN, MARGIN + length * right / questions, GOOD)
         clock(image, share)
-        frame[:] = finished(image)
+        frame[:] = to_bytes(image)
     return frames
 
 
@@ -81,7 +81,7 @@ def tracking_frames(
     """
     frames = np.empty((len(states), HEIGHT, WIDTH, 3), np.uint8)
     for frame, (symbol, now, t, length, right) in zip(frames, states, strict=True):
-        image = page().copy()
+        image = page()
         asks = symbol == len(symbols)
         face = Tile("end", 0, "asked") if asks else Tile("text", ord(symbols[symbol]), "shown")
         _tile(image, face, 200.0, 84.0, WIDE * 1.3, TALL * 1.3)
@@ -91,33 +91,19 @@ def tracking_frames(
             over = t >= length
             colour = (GOOD if right else BAD) if over else CUE if asks else AGENT
             if i == now:
-                _fill(image, _disc(x, y, 22), colour, 0.2)
-            _fill(image, _disc(x, y, 17), colour if i == now else FLOOR)
+                fill(image, disc(x, y, 22), colour, 0.2)
+            fill(image, disc(x, y, 17), colour if i == now else FLOOR)
             number(image, i, x, y, 15, CARD if i == now else "9aa7bf")
         clock(image, t / length)
-        frame[:] = finished(image)
+        frame[:] = to_bytes(image)
     return frames
 
 
 # Parts, also of the other renderers' frames.
 
 
-@cache
-def page() -> np.ndarray:
-    """(HEIGHT, WIDTH, 3) float32 in [0, 1]: the empty card, read-only."""
-    image = np.broadcast_to(_rgb(PAGE), (HEIGHT, WIDTH, 3)).astype(np.float32)
-    _fill(image, _box(8, 10, WIDTH - 8, HEIGHT - 6, 16), WALL, 0.05)
-    _fill(image, _box(8, 8, WIDTH - 8, HEIGHT - 8, 16), CARD)
-    image.setflags(write=False)
-    return image
-
-
-def finished(image: np.ndarray) -> np.ndarray:
-    return (image * 255 + 0.5).astype(np.uint8)
-
-
 def bar(image: np.ndarray, y: float, x0: float, x1: float, colour: str, half: float = 3.0) -> None:
-    _fill(image, _box(x0, y - half, max(x1, x0 + 2 * half), y + half, half), colour)
+    fill(image, box(x0, y - half, max(x1, x0 + 2 * half), y + half, half), colour)
 
 
 def clock(image: np.ndarray, share: float) -> None:
@@ -138,7 +124,7 @@ def number(image: np.ndarray, value: int, cx: float, cy: float, tall: float, col
                 "e": (-w, 0, -w, h), "f": (-w, -h, -w, 0), "g": (-w, 0, w, 0)}  # fmt: skip
         for name in SEGMENTS[int(digit)]:
             x0, y0, x1, y1 = ends[name]
-            _fill(image, _segment(x + x0, cy + y0, x + x1, cy + y1, max(tall * 0.075, 1.0)), colour)
+            fill(image, segment(x + x0, cy + y0, x + x1, cy + y1, max(tall * 0.075, 1.0)), colour)
 
 
 def _row(image: np.ndarray, tiles: Sequence[Tile]) -> None:
@@ -156,28 +142,28 @@ def _tile(image: np.ndarray, tile: Tile, x: float, y: float, wide: float, tall: 
     w, h, past = wide / 2, tall / 2, tile.role == "past"
     if tile.face == "more":
         for dx in (-7, 0, 7):
-            _fill(image, _disc(x + dx, y, 2.2), "b9c4d8")
+            fill(image, disc(x + dx, y, 2.2), "b9c4d8")
         return
     if not past:
         frame = CUE if tile.role == "asked" else AGENT
-        _fill(image, _box(x - w - 6, y - h - 6, x + w + 6, y + h + 6, 12), frame, 0.15)
-        _fill(image, _box(x - w - 3, y - h - 3, x + w + 3, y + h + 3, 9), frame)
-    _fill(image, _box(x - w, y - h, x + w, y + h, 7), GRID if past else CARD)
-    _fill(image, _box(x - w + 1.2, y - h + 1.2, x + w - 1.2, y + h - 1.2, 6), "f7f9fd" if past else CARD)
+        fill(image, box(x - w - 6, y - h - 6, x + w + 6, y + h + 6, 12), frame, 0.15)
+        fill(image, box(x - w - 3, y - h - 3, x + w + 3, y + h + 3, 9), frame)
+    fill(image, box(x - w, y - h, x + w, y + h, 7), GRID if past else CARD)
+    fill(image, box(x - w + 1.2, y - h + 1.2, x + w - 1.2, y + h - 1.2, 6), "f7f9fd" if past else CARD)
     size, alpha = min(w, h), 0.45 if past else 1.0
     if tile.face == "suit":
         _suit(image, tile.value, x, y, size * 0.62, alpha)
     elif tile.face == "colour":
-        _fill(image, _disc(x, y, size * 0.6), _hue(tile.value, tile.of), alpha)
+        fill(image, disc(x, y, size * 0.6), _hue(tile.value, tile.of), alpha)
     elif tile.face == "number":
         number(image, tile.value, x, y, size * 0.95, "7784a0" if past else WALL)
     elif tile.face in ("sign", "text"):
         _character(image, "-+"[tile.value] if tile.face == "sign" else chr(tile.value), x, y, size * 0.5, alpha)
     elif tile.face == "end":
         for dx in (-1, 0, 1):
-            _fill(image, _disc(x + dx * size * 0.55, y, size * 0.16), CUE)
+            fill(image, disc(x + dx * size * 0.55, y, size * 0.16), CUE)
     elif tile.face == "back":
-        _fill(image, _box(x - w + 5, y - h + 5, x + w - 5, y + h - 5, 4), TRAIL, 0.45)
+        fill(image, box(x - w + 5, y - h + 5, x + w - 5, y + h - 5, 4), TRAIL, 0.45)
 
 
 def _character(image: np.ndarray, sign: str, x: float, y: float, r: float, alpha: float) -> None:
@@ -185,19 +171,19 @@ def _character(image: np.ndarray, sign: str, x: float, y: float, r: float, alpha
     colour = {"+": AGENT, "-": "e07a1f"}.get(sign, WALL)
     if sign in "01":
         number(image, int(sign), x, y, r * 2.2, WALL)
-    strokes = [_segment(x - r, y, x + r, y, thick), _segment(x, y - r, x, y + r, thick)]
+    strokes = [segment(x - r, y, x + r, y, thick), segment(x, y - r, x, y + r, thick)]
     _joined(image, strokes[: "-+".find(sign) + 1], colour, alpha)
 
 
 def _suit(image: np.ndarray, suit: int, x: float, y: float, r: float, alpha: float) -> None:
     """0 spade, 1 diamond, 2 club, 3 heart, in a circle of radius r."""
     shapes = {
-        0: [_disc(x - r * 0.42, y + r * 0.18, r * 0.42), _disc(x + r * 0.42, y + r * 0.18, r * 0.42),
+        0: [disc(x - r * 0.42, y + r * 0.18, r * 0.42), disc(x + r * 0.42, y + r * 0.18, r * 0.42),
             _kite(x, y - r, y + r * 0.1, r * 0.78), _kite(x, y + r * 0.05, y + r * 0.97, r * 0.28)],
         1: [_kite(x, y - r, y, r * 0.72), _kite(x, y + r, y, r * 0.72)],
-        2: [_disc(x, y - r * 0.48, r * 0.44), _disc(x - r * 0.48, y + r * 0.2, r * 0.44),
-            _disc(x + r * 0.48, y + r * 0.2, r * 0.44), _kite(x, y - r * 0.3, y + r * 0.97, r * 0.3)],
-        3: [_disc(x - r * 0.43, y - r * 0.3, r * 0.46), _disc(x + r * 0.43, y - r * 0.3, r * 0.46),
+        2: [disc(x, y - r * 0.48, r * 0.44), disc(x - r * 0.48, y + r * 0.2, r * 0.44),
+            disc(x + r * 0.48, y + r * 0.2, r * 0.44), _kite(x, y - r * 0.3, y + r * 0.97, r * 0.3)],
+        3: [disc(x - r * 0.43, y - r * 0.3, r * 0.46), disc(x + r * 0.43, y - r * 0.3, r * 0.46),
             _kite(x, y + r * 0.95, y - r * 0.12, r * 0.82)],
     }  # fmt: skip
     _joined(image, shapes[suit], BAD if suit in (1, 3) else WALL, alpha)
@@ -213,13 +199,13 @@ def _joined(image: np.ndarray, shapes: Sequence, colour: str, alpha: float) -> N
     for distance, rows, columns in shapes:
         part = whole[rows.start - ys.start : rows.stop - ys.start, columns.start - xs.start : columns.stop - xs.start]
         np.minimum(part, distance, out=part)
-    _fill(image, (whole, ys, xs), colour, alpha)
+    fill(image, (whole, ys, xs), colour, alpha)
 
 
 def _kite(cx: float, tip: float, base: float, half: float):
     """A triangle with its tip at (cx, tip) and its base, 2 `half` wide, at y = base above or below."""
     height, direction = abs(base - tip), 1 if tip > base else -1
-    _, ys, xs = _box(cx - half, min(tip, base), cx + half, max(tip, base), 0)
+    _, ys, xs = box(cx - half, min(tip, base), cx + half, max(tip, base), 0)
     x, y = np.arange(xs.start, xs.stop)[None] + 0.5, np.arange(ys.start, ys.stop)[:, None] + 0.5
     depth, slope = (tip - y) * direction, half / height
     return np.maximum((np.abs(x - cx) - slope * depth) / math.hypot(1, slope), depth - height), ys, xs

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.render import AGENT, BAD, CARD, FLOOR, GOOD, GRID, PAGE, WALL, _box, _disc, _fill, _rgb, _ring, _segment
+from envs.draw import AGENT, BAD, CARD, FLOOR, GOOD, GRID, WALL, box, disc, fill, page, ring, segment
 from envs.tvt_rooms import CELLS, COLS, ROWS, VIEW, distances
 
 WIDTH, HEIGHT = 720, 288
@@ -45,34 +45,34 @@ def draw(scene: Scene) -> np.ndarray:
     for cell, kind, colour in scene.things:
         _thing(image, *_middle(cell), kind, colour, TILE)
     x, y = _middle(scene.cell)
-    _fill(image, _disc(x, y + 1.5, 11.5), WALL, 0.18)
-    _fill(image, _disc(x, y, 10.5), CARD)
-    _fill(image, _disc(x, y, 8.5), AGENT if scene.won is None else GOOD if scene.won else BAD)
+    fill(image, disc(x, y + 1.5, 11.5), WALL, 0.18)
+    fill(image, disc(x, y, 10.5), CARD)
+    fill(image, disc(x, y, 8.5), AGENT if scene.won is None else GOOD if scene.won else BAD)
     half = VIEW * TILE / 2
     x0, x1 = max(x - half, ROOM_X), min(x + half, ROOM_X + COLS * TILE)  # what of it lies on the board
     y0, y1 = max(y - half, ROOM_Y), min(y + half, ROOM_Y + ROWS * TILE)
     for width, colour, alpha in ((5, CARD, 0.8), (2.5, AGENT, 1.0)):
-        distance, ys, xs = _box(x0, y0, x1, y1, 6)
-        _fill(image, (np.abs(distance) - width / 2, ys, xs), colour, alpha)
+        distance, ys, xs = box(x0, y0, x1, y1, 6)
+        fill(image, (np.abs(distance) - width / 2, ys, xs), colour, alpha)
 
     end_x, end_y = VIEW_X + VIEW * ZOOM, VIEW_Y + VIEW * ZOOM
-    _fill(image, _box(VIEW_X - 5, VIEW_Y - 5, end_x + 5, end_y + 5, 9), AGENT)
+    fill(image, box(VIEW_X - 5, VIEW_Y - 5, end_x + 5, end_y + 5, 9), AGENT)
     image[VIEW_Y:end_y, VIEW_X:end_x] = scene.view.repeat(ZOOM, 0).repeat(ZOOM, 1) / 255
 
     _thing(image, BADGE_X, 96, *scene.badge, 60)
     if scene.won is None:
-        _fill(image, _ring(BADGE_X, 166, 12, 3), GRID)
+        fill(image, ring(BADGE_X, 166, 12, 3), GRID)
     else:
-        _fill(image, _disc(BADGE_X, 166, 14), GOOD if scene.won else BAD)
+        fill(image, disc(BADGE_X, 166, 14), GOOD if scene.won else BAD)
         for x0, y0, x1, y1 in _mark(scene.won):
-            _fill(image, _segment(BADGE_X + x0, 166 + y0, BADGE_X + x1, 166 + y1, 1.8), CARD)
+            fill(image, segment(BADGE_X + x0, 166 + y0, BADGE_X + x1, 166 + y1, 1.8), CARD)
 
     left, scale, done = ROOM_X, (WIDTH - 2 * ROOM_X - 16) / sum(scene.lengths), scene.t
     for length in scene.lengths:
         if length:
-            _fill(image, _box(left, BAR - 4, left + length * scale, BAR + 4, 4), FLOOR)
+            fill(image, box(left, BAR - 4, left + length * scale, BAR + 4, 4), FLOOR)
             if done > 0:
-                _fill(image, _box(left, BAR - 4, left + min(done, length) * scale, BAR + 4, 4), AGENT, 0.75)
+                fill(image, box(left, BAR - 4, left + min(done, length) * scale, BAR + 4, 4), AGENT, 0.75)
             left += length * scale + 8
         done -= length
     return (image * 255 + 0.5).astype(np.uint8)
@@ -85,17 +85,15 @@ def _middle(cell: int) -> tuple[float, float]:
 @lru_cache(maxsize=32)
 def _room(walls: frozenset[int], start: int) -> np.ndarray:
     """Page, card, walls, and floor where one can get to from `start`. (HEIGHT, WIDTH, 3) float32 in [0, 1]."""
-    image = np.broadcast_to(_rgb(PAGE), (HEIGHT, WIDTH, 3)).astype(np.float32)
-    _fill(image, _box(8, 10, WIDTH - 8, HEIGHT - 6, 16), WALL, 0.05)
-    _fill(image, _box(8, 8, WIDTH - 8, HEIGHT - 8, 16), CARD)
+    image = page(HEIGHT, WIDTH)
     half = TILE / 2
     for cell in range(CELLS):
         x, y = _middle(cell)
         if cell in walls:
-            _fill(image, _box(x - half, y - half, x + half, y + half, 0), WALL)
+            fill(image, box(x - half, y - half, x + half, y + half, 0), WALL)
         elif distances(walls)[cell, start] < CELLS:
-            _fill(image, _box(x - half, y - half, x + half, y + half, 0), GRID)
-            _fill(image, _box(x - half + 0.5, y - half + 0.5, x + half - 0.5, y + half - 0.5, 3), FLOOR)
+            fill(image, box(x - half, y - half, x + half, y + half, 0), GRID)
+            fill(image, box(x - half + 0.5, y - half + 0.5, x + half - 0.5, y + half - 0.5, 3), FLOOR)
     return image
 
 
@@ -106,17 +104,17 @@ def _mark(won: bool) -> tuple[tuple[float, float, float, float], ...]:
 def _thing(image: np.ndarray, x: float, y: float, kind: str, colour: str, size: float) -> None:
     s = size / 32
     if kind == "block":
-        _fill(image, _box(x - 12 * s, y - 12 * s, x + 12 * s, y + 12 * s, 5 * s), colour)
-        _fill(image, _box(x - 8 * s, y - 8.5 * s, x + 8 * s, y - 5 * s, 2 * s), LIGHT, 0.35)
+        fill(image, box(x - 12 * s, y - 12 * s, x + 12 * s, y + 12 * s, 5 * s), colour)
+        fill(image, box(x - 8 * s, y - 8.5 * s, x + 8 * s, y - 5 * s, 2 * s), LIGHT, 0.35)
     elif kind == "apple":
-        _fill(image, _disc(x, y + 1.5 * s, 8 * s), colour)
-        _fill(image, _disc(x - 3 * s, y - 1 * s, 2.2 * s), LIGHT, 0.45)
-        _fill(image, _segment(x, y - 6 * s, x + 4 * s, y - 10 * s, 2 * s), LEAF)
+        fill(image, disc(x, y + 1.5 * s, 8 * s), colour)
+        fill(image, disc(x - 3 * s, y - 1 * s, 2.2 * s), LIGHT, 0.45)
+        fill(image, segment(x, y - 6 * s, x + 4 * s, y - 10 * s, 2 * s), LEAF)
     elif kind == "key":
-        _fill(image, _ring(x - 6 * s, y, 4.5 * s, 3 * s), colour)
-        _fill(image, _segment(x - 1 * s, y, x + 11 * s, y, 1.5 * s), colour)
+        fill(image, ring(x - 6 * s, y, 4.5 * s, 3 * s), colour)
+        fill(image, segment(x - 1 * s, y, x + 11 * s, y, 1.5 * s), colour)
         for at in (6, 10):
-            _fill(image, _segment(x + at * s, y, x + at * s, y + 4.5 * s, 1.4 * s), colour)
+            fill(image, segment(x + at * s, y, x + at * s, y + 4.5 * s, 1.4 * s), colour)
     else:  # a door
-        _fill(image, _box(x - 13 * s, y - 15 * s, x + 13 * s, y + 15 * s, 3 * s), colour)
-        _fill(image, _disc(x + 7 * s, y, 2.2 * s), LIGHT, 0.9)
+        fill(image, box(x - 13 * s, y - 15 * s, x + 13 * s, y + 15 * s, 3 * s), colour)
+        fill(image, disc(x + 7 * s, y, 2.2 * s), LIGHT, 0.9)
