@@ -124,7 +124,7 @@ def summary(report: dict[str, Any]) -> list[str]:
                      f"median {number(gates['horizon_q50'])} rows, 90 % from {number(gates['horizon_q05'])} to "
                      f"{number(gates['horizon_q95'])}")  # fmt: skip
     else:
-        lines.append("gates: this cell has no gate")
+        lines.append("gates: this cell has no gate to record")
     gradient, parts = report["gradient"], []
     for name, norm in gradient["norm"].items():
         length, at = gradient["decay_length"][name], min(report["unroll_length"], len(norm) - 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.diagnostics import FLOOR
 from agents.plotting import COLOURS, GREY, panels, style
 from agents.runlog import RunError
 
@@ -39,10 +40,14 @@ def _save(path: Path, fill: Callable, report: dict[str, Any]) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     with style():
         figure, axes = panels(2, 5, 3.8)
         fill(axes, report)
+        for axis in axes:
+            if axis.get_xscale() == "linear":  # rows, steps, actions
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         figure.savefig(path, dpi=120)
         plt.close(figure)
 
@@ -88,7 +93,7 @@ def _gradient(axes, report: dict[str, Any]) -> None:
     for ax, scale in zip(axes, ("linear", "log"), strict=True):
         for colour, (name, norm) in zip(COLOURS, list(found["norm"].items())[: len(COLOURS)]):
             lag, norm = np.arange(len(norm)), np.asarray(norm)
-            seen = norm > 1e-30
+            seen = (norm > FLOOR) & (lag >= (scale == "log"))
             length = found["decay_length"][name]
             label = "does not decay" if math.isinf(length) else f"decays over {length:.3g} rows"
             ax.plot(lag[seen], norm[seen], color=colour, label=f"{name}: {label}")
@@ -98,8 +103,7 @@ def _gradient(axes, report: dict[str, Any]) -> None:
                 ax.plot(lag[1:], np.exp(level - lag[1:] / length), color=colour, linewidth=1, linestyle="--", alpha=0.7)
         ax.set(yscale="log", xscale=scale, xlabel="lag k, rows", title=f"Gradient by lag ({scale} axis)")
         ax.set_ylabel(r"norm of d loss$_t$ / d state$_{t-k}$")
-        if scale == "log":
-            ax.set_xlim(left=0.9)
+        ax.set_xlim(left=0.9 if scale == "log" else None)
         largest = max((max(norm) for norm in found["norm"].values()), default=1.0)
         ax.set_ylim(bottom=max(ax.get_ylim()[0], 1e-12 * largest))
         _mark(ax, report["unroll_length"], f"rollout: {report['unroll_length']}")

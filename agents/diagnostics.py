@@ -193,14 +193,14 @@ def decay_length(norm: Tensor, most: int = 200) -> float:
     """The length L, in rows, of the exponential exp(-k / L) that the norms at lags 1..K, (K + 1,) from lag 0 on, fall by.
 
     A Theil-Sen fit of the logarithm: the median slope over all pairs of `most` lags at equal distances, which a fast start
-    or a few odd lags do not move. Infinite where the fit falls by less than 1 % over all lags; 0 where no gradient is left
-    at lag 1 or 2.
+    or a few odd lags do not move. Lags without any gradient, as a dilated layer has, are left out. Infinite where the fit
+    falls by less than 1 % over all lags; 0 where no two lags are left.
     """
     from scipy import stats  # slow to import
 
     lags = torch.arange(1, len(norm))
     lags = lags[(norm[1:] > FLOOR).cpu()]
-    if len(lags) < 2 or lags[0] > 2:
+    if len(lags) < 2:
         return 0.0
     lags = lags[torch.linspace(0, len(lags) - 1, min(most, len(lags))).round().long()]
     slope = float(stats.theilslopes(norm.cpu()[lags].log().numpy(), lags.numpy()).slope)

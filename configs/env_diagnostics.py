@@ -120,6 +120,7 @@ class CartPolePomdpConfig(EnvConfig):
 
     name: str = leaf("cartpole_pomdp", "chosen by env=NAME")
     step_limit: int = leaf(500, "an episode is truncated after this many steps", min=1, max=1_000_000)
+    scaled: bool = leaf(False, "position and angle as shares of their limits, in place of Gymnasium's units")
     cue_visible: bool = leaf(False, CUE)
 
 

@@ -8,12 +8,15 @@ is a CellConfig, and `configs/cell/NAME.yaml` is read only where a cell wants ot
 
 from pathlib import Path
 
-from configs import env_diagnostics, env_gymnasium, env_minigrid_control, env_tmaze, env_tvt
+from configs import env_diagnostics, env_gymnasium, env_minigrid_control, env_minigrid_memory, env_tmaze, env_tvt
 from configs.schema import AgentConfig, AuxConfig, DecoderConfig
 
 CONFIG_ROOT = Path(__file__).resolve().parent
 
-ENVS = {**env_tmaze.ENVS, **env_diagnostics.ENVS, **env_tvt.ENVS, **env_gymnasium.ENVS, **env_minigrid_control.ENVS}
+ENVS = {
+    **env_tmaze.ENVS, **env_minigrid_memory.ENVS, **env_minigrid_control.ENVS, **env_tvt.ENVS, **env_diagnostics.ENVS,
+    **env_gymnasium.ENVS,
+}  # fmt: skip
 LEVELS = ("easy", "medium", "hard", "xl")
 #: the setting that is an environment's length, where it has one: what `lengths=` of a comparison sets
 LENGTH_KEYS = {name: config.length_key for name, config in ENVS.items() if config.length_key}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -142,7 +143,8 @@ class CartPolePomdp(Env):
     cast to float32 at the end, as there. (Sine and cosine may differ from numpy's in the last bit.) The start is uniform in
     [-0.05, 0.05]^4. Actions: 0 pushes left, 1 right. Reward 1 on every step, also on the one that falls. Terminates
     where |x| > 2.4 or |angle| > 12 degrees; truncates after `step_limit` steps (falling on the last one terminates).
-    Observation (2,): [position, angle], in Gymnasium's units. POPGym's PositionOnlyCartPole is scaled otherwise.
+    Observation (2,): [position, angle], in Gymnasium's units (meters and radians: an upright pole shows a few hundredths),
+    or if `scaled` as shares of the limits. POPGym's PositionOnlyCartPole sees the first form, over 200, 400 or 600 steps.
     Success: the time limit was reached upright.
 
     Spec sheet (limit step_limit)
@@ -150,15 +152,15 @@ class CartPolePomdp(Env):
       c                      None: not worked out; what a push does shows many steps later
       R_oracle = R* = limit  the most there is; a linear feedback on the state attains it, with the velocities from differences
                              of rows too (tested over many starts, not proved for all)
-      R0_memory              None: the state is continuous, so there is no certificate. The best of a search over thresholds
-                             of position and angle keeps the pole up for about 60 steps of 500
+      R0_memory              None: the state is continuous, so there is no certificate. The best stochastic policy that a
+                             search over cubic features of position and angle found keeps the pole up for 51 steps
       R0_credit              None: likewise
-      R_random               by simulation of 16,384 episodes (about 22.3, standard error 0.1), worked out where it is read
+      R_random               by simulation of 16,384 episodes (about 22.2, standard error 0.1), once for each limit
       max_rows = limit + 1; chance = None
     Cue-visible twin: [velocity, angular velocity] beside; m = 0.
 
     Args:
-        step_limit: steps after which an episode is truncated, >= 1.
+        step_limit: steps after which an episode is truncated, >= 1; scaled: see above.
         num_envs, device, seed, cue_visible: as in `Env`.
 
     Raises:
@@ -174,8 +176,9 @@ class CartPolePomdp(Env):
         seed: int = 0,
         cue_visible: bool = False,
         step_limit: int = 500,
+        scaled: bool = False,
     ) -> None:
-        self.step_limit = at_least("step_limit", step_limit, 1)
+        self.step_limit, self.scaled = at_least("step_limit", step_limit, 1), bool(scaled)
         # Gymnasium's bound of the position; the velocities stay below 10 as the cart has 4.8 to speed up in.
         self.obs_high = 12.0 if cue_visible else 2 * X_LIMIT
         self.obs_low = -self.obs_high
@@ -184,6 +187,8 @@ class CartPolePomdp(Env):
     def prepare(self) -> None:
         self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self._one = torch.ones(self.num_envs, device=self.device)
+        unit = [X_LIMIT, ANGLE_LIMIT] if self.scaled else [1.0, 1.0]
+        self._unit = torch.tensor(unit, dtype=torch.float64, device=self.device)
         self._gain = torch.tensor([0.3, 0.5, 5.0, 1.0], dtype=torch.float64, device=self.device)
 
     def spawn(self) -> CartPoleState:
@@ -205,7 +210,7 @@ class CartPolePomdp(Env):
         return (x[:, 0].abs() > X_LIMIT) | (x[:, 2].abs() > ANGLE_LIMIT)
 
     def observe(self, state: CartPoleState) -> Tensor:
-        return state.x[:, ::2].float()
+        return (state.x[:, ::2] / self._unit).float()
 
     def success(self, state: CartPoleState) -> Tensor:
         return (state.t >= self.step_limit) & ~self._fallen(state.x)
@@ -219,19 +224,22 @@ class CartPolePomdp(Env):
 
     def describe(self) -> Spec:
         limit = float(self.step_limit)
-        spec = Spec(1, None, limit, limit, None, None, None, self._random_return(), self.step_limit + 1, None)
+        spec = Spec(1, None, limit, limit, None, None, None, _random_balance(self.step_limit), self.step_limit + 1, None)
         return dataclasses.replace(spec, memory_length=0) if self.cue_visible else spec
-
-    def _random_return(self) -> float:
-        env = CartPolePomdp(16_384, seed=1, step_limit=self.step_limit)
-        alive, total, t = torch.ones(env.num_envs, dtype=torch.bool), 0, 0
-        env.reset()
-        while alive.any():
-            total, t = total + int(alive.sum()), t + 1
-            env.step(torch.randint(2, alive.shape, generator=env.generator))
-            alive &= ~env.ended
-        return total / env.num_envs
 
     def render(self, index: Sequence[int] | None = None) -> np.ndarray:
         t, x = (f.cpu().numpy()[slice(None) if index is None else list(index)] for f in self.state)
         return cartpole_frames(t, x, self.step_limit, X_LIMIT, ANGLE_LIMIT)
+
+
+@cache
+def _random_balance(limit: int) -> float:
+    """Mean number of steps that random pushes keep the pole up."""
+    env = CartPolePomdp(16_384, seed=1, step_limit=limit)
+    alive, total = torch.ones(env.num_envs, dtype=torch.bool), 0
+    env.reset()
+    while alive.any():
+        total += int(alive.sum())
+        env.step(torch.randint(2, alive.shape, generator=env.generator))
+        alive &= ~env.ended
+    return total / env.num_envs

@@ -62,14 +62,15 @@ class _Memory(Env):
             raise ValueError(f"path must be 'auto', 'table' or 'grid', got {path!r}")
         if draws not in ("device", "minigrid"):
             raise ValueError(f"draws must be 'device' or 'minigrid', got {draws!r}")
-        self.num_actions, self.action_names = actions, ACTIONS[:actions]
+        self.actions = self.num_actions = actions
+        self.action_names = ACTIONS[:actions]
         self.max_steps, self.draws = at_least("max_steps", max_steps, 1), draws
         self.ends, self.scattered = ends, scattered
         self.maze: Maze = make_maze(*shape, ends)
         fits = len(self.maze.layout) * self.agent_view_size**2 * 3 <= TABLE_BYTES
         if path == "table" and not fits:
             raise ValueError(f"path='table' would take more than {TABLE_BYTES >> 20} MiB of images; use path='grid'")
-        self.path = path if path != "auto" else "table" if fits else "grid"
+        self.path, self.tabled = path, fits and path != "grid"
         super().__init__(num_envs, device, seed, cue_visible)
 
     def prepare(self) -> None:
@@ -93,7 +94,7 @@ class _Memory(Env):
         if self.draws == "minigrid":
             self._streams = [np.random.default_rng(0) for _ in range(self.num_envs)]
             self._drawn = torch.zeros(self.num_envs, dtype=torch.int64)
-        if self.path == "table":
+        if self.tabled:
             places = torch.arange(len(maze.layout), device=d)
             moved = [self._move(places, torch.full_like(places, action)) for action in range(self.num_actions)]
             self._next = torch.stack(moved, 1).reshape(-1)  # [num_actions * place + action] -> place
@@ -132,7 +133,7 @@ class _Memory(Env):
     # Rules. A step of the table path gathers what the grid path works out.
 
     def act(self, state: MemoryState, action: Tensor) -> tuple[MemoryState, Tensor, Tensor, Tensor]:
-        if self.path == "table":
+        if self.tabled:
             place = self._next.index_select(0, torch.add(action, state.place, alpha=self.num_actions))
         else:
             place = self._move(state.place, action)
@@ -141,7 +142,7 @@ class _Memory(Env):
         return MemoryState(place, t), reward, place >= self.maze.counts[0], t >= self.max_steps
 
     def observe(self, state: MemoryState) -> Tensor:
-        if self.path == "table":
+        if self.tabled:
             V = self.agent_view_size
             return self._images.index_select(0, state.place).view(-1, V, V, 3)
         return self._look(state.place)
@@ -391,7 +392,7 @@ class MiniGridMemoryLong(_Memory):
         path: str = "auto",
         draws: str = "device",
     ) -> None:
-        self.width = at_least("width", width, 7)
+        self.width, self.start = at_least("width", width, 7), start
         if start not in ("scattered", "first"):
             raise ValueError(f"start must be 'scattered' or 'first', got {start!r}")
         max_steps = 8 * self.width if max_steps is None else max_steps

@@ -185,10 +185,9 @@ class StateTracking(Env):
 
     def _best_constant(self) -> float:
         """Probability of the likeliest class over the lengths."""
-        lengths = range(self.shortest, self.longest + 1)
-        total = np.zeros(self.classes)
         if self.task == "temporal_xor":
             return 0.5
+        lengths, total = range(self.shortest, self.longest + 1), np.zeros(self.classes)
         symbols, output = len(self.rules.symbols), np.array(self.rules.output)
         p = np.eye(len(output))[0]
         for length in range(2, self.longest + 1):
@@ -197,8 +196,8 @@ class StateTracking(Env):
                 read[self.rules.move(q, s)] += p[q] / symbols
             p = read
             if length >= self.shortest:
-                np.add.at(total, output, p / len(lengths))
-        return float(total.max())
+                np.add.at(total, output, p)
+        return float(total.max() / len(lengths))
 
     def render(self, index: Sequence[int] | None = None) -> np.ndarray:
         fields = [field.cpu()[slice(None) if index is None else list(index)].tolist() for field in self.state]

@@ -67,6 +67,12 @@ def test_whole_episodes():
     assert lengths[:3] == [500] * 3 and max(lengths[3:]) < 200
 
 
+def test_scaled_observations_are_shares_of_the_limits():
+    plain, scaled = envs.make("cartpole_pomdp", 64), envs.make("cartpole_pomdp", 64, scaled=True)
+    share = plain.reset().obs.double() / torch.tensor([2.4, np.deg2rad(12)])
+    assert torch.allclose(scaled.reset().obs.double(), share, rtol=1e-6)
+
+
 def test_starts_are_gymnasiums():
     env = envs.make("cartpole_pomdp", 50_000)
     x = env.state.x

@@ -217,3 +217,26 @@ def test_refusals():
         GymEnv(envs.TMaze(2))
     with pytest.warns(UserWarning, match="render_mode='rgb_array'"):
         assert vec.render() is None
+
+
+def test_works_without_gymnasium():
+    code = """
+import sys
+sys.modules["gymnasium"] = None
+import envs
+assert envs.make("tmaze_passive", 2).reset().first.all()
+try:
+    envs.GymVectorEnv
+except ImportError as error:
+    assert "gymnasium" in str(error)
+else:
+    raise AssertionError
+try:
+    import envs.gym_adapter
+except ImportError as error:
+    assert "gymnasium" in str(error)
+else:
+    raise AssertionError
+assert not [m for m in ("agents", "memory_cells", "configs", "build", "PIL", "matplotlib") if m in sys.modules]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -342,6 +342,6 @@ def test_refusals():
 
 def test_images_that_do_not_fit_are_not_tabulated(monkeypatch):
     monkeypatch.setattr("envs.minigrid_memory.TABLE_BYTES", 2**20)
-    assert ours("S17Random", 3, 1).path == "table" and ours("S17Random", 11, 1).path == "grid"
+    assert ours("S17Random", 3, 1).tabled and not ours("S17Random", 11, 1).tabled
     with pytest.raises(ValueError, match="path='table' would take more than 1 MiB of images; use path='grid'"):
         ours("S17Random", 11, 1, path="table")

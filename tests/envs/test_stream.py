@@ -3,9 +3,6 @@ the base class on an environment that counts."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -333,29 +330,6 @@ def test_make_names_the_nearest():
         envs.make("tmaze_passive", 2, oracle_length=1)
     assert envs.make("tmaze_active", 2).oracle_length == 1
     assert envs.make("tmaze_active", 2, oracle_length=5).oracle_length == 5
-
-
-def test_works_without_gymnasium():
-    code = """
-import sys
-sys.modules["gymnasium"] = None
-import envs
-assert envs.make("tmaze_passive", 2).reset().first.all()
-try:
-    envs.GymVectorEnv
-except ImportError as error:
-    assert "gymnasium" in str(error)
-else:
-    raise AssertionError
-try:
-    import envs.gym_adapter
-except ImportError as error:
-    assert "gymnasium" in str(error)
-else:
-    raise AssertionError
-assert not [m for m in ("agents", "memory_cells", "configs", "build", "PIL", "matplotlib") if m in sys.modules]
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 class TestGpu:

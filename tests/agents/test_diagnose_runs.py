@@ -1,0 +1,132 @@
+"""Gates watched in training, TensorBoard, and the diagnosis of a run."""
+
+import json
+
+import pytest
+import torch
+
+import build
+import evaluate_agent
+import train_agent
+from agents.agent import Agent
+from agents.diagnose import recording_size
+from agents.diagnostics import gates_now
+from agents.encoders import VectorEncoder
+from agents.runlog import TensorBoardMirror, read_metrics
+from agents.session import Interrupt, Session
+from configs.load import load_config
+from memory_cells.cells import Memoryless
+
+TINY = [
+    "smoke", "device=cpu", "train.threads=1", "env.corridor_length=5", "cell.hidden_size=8", "agent.embedding_size=8",
+    "train.num_envs=8", "train.steps=800", "train.log_every=2", "train.evaluate_every=0", "evaluate.episodes=32",
+    "evaluate.num_envs=32",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    run = tmp_path_factory.mktemp("diagnose") / "run"
+    assert train_agent.main([*TINY, "train.diagnose_every=3", f"run_dir={run}"]) == 0
+    return run
+
+
+def test_looking_at_the_gates_changes_nothing():
+    config = load_config([*TINY, "cell=zoneout-lstm"], build.KNOWN_CELLS)
+    one, two = (build.make_trainer(config, torch.device("cpu")) for _ in range(2))
+    for _ in range(3):
+        found, histograms = gates_now(one.learner.agent, one.carry)
+        assert 0 < found["keep_mean"] < 1 and histograms["keep"].shape == (8, 8) and histograms["log10_horizon"].shape == (8,)
+        logs = one.iterate(), two.iterate()
+        assert all(torch.equal(a, b) for a, b in zip(*(log.values() for log in logs), strict=True))
+    left, right = one.state(), two.state()
+    assert all(torch.equal(left["generators"][k], right["generators"][k]) for k in left["generators"])
+    assert one.learner.agent.training
+    torch.testing.assert_close(torch.tensor(found["horizon_q50"]).log10(), histograms["log10_horizon"].median().float(),
+                               rtol=0.2, atol=0)  # fmt: skip
+    assert gates_now(Agent(VectorEncoder((2,), 0, 4), 4, Memoryless(4, 4)), one.carry) == ({}, {})
+
+
+def test_the_record_and_tensorboard(watched):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    rows = read_metrics(watched / "metrics.jsonl")
+    seen = [row["update"] for row in rows if "gates/keep_mean" in row]
+    assert seen and all(update % 3 == 0 for update in seen)
+    looked = next(row for row in rows if row["update"] == seen[-1])
+    assert {"gates/write_open", "gates/horizon_q05", "gates/horizon_q95"} <= set(looked)
+    events = EventAccumulator(str(watched / "tensorboard"), size_guidance={"histograms": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {tag.split("/")[0] for tag in tags["scalars"]} == {"train", "learner", "gates", "time", "final"}
+    steps = [row["step"] for row in rows if "gates/keep_mean" in row]
+    assert sorted(tags["histograms"]) == ["gates/keep", "gates/log10_horizon"]
+    assert [e.step for e in events.Histograms("gates/keep")] == steps
+    assert [e.step for e in events.Scalars("gates/keep_mean")] == steps
+    assert metadata.PLUGIN_NAME in events.summary_metadata["_hparams_/session_start_info"].plugin_data.plugin_name
+    evaluation = json.loads((watched / "evaluation.json").read_text())
+    assert events.Scalars("final/greedy_success")[-1].value == pytest.approx(evaluation["greedy"]["success_rate"])
+
+
+def test_the_step_axis_after_a_resume(tmp_path):
+    """What was written before the checkpoint is there once, what a killed run wrote after it is hidden."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def session():
+        trainer = build.make_trainer(load_config(TINY, build.KNOWN_CELLS), torch.device("cpu"))
+        return Session(tmp_path, trainer, log_every=1, checkpoint_every=100, keep=1, diagnose_every=1)
+
+    class Soon(Interrupt):
+        def __bool__(self):
+            return one.trainer.update == 3
+
+    one, two = session(), session()
+    assert not one.run(Soon())
+    later = TensorBoardMirror(tmp_path / "tensorboard")
+    later.write(one.trainer.step + 1, {"train/return": 99.0})
+    later.close()
+    two.restore()
+    assert two.run(Interrupt())
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    steps = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert [e.step for e in events.Scalars("gates/keep_mean")] == steps and len(steps) > 4
+    assert 99.0 not in [e.value for e in events.Scalars("train/return")]
+
+
+def report_of(capsys, *arguments):
+    capsys.readouterr()
+    assert evaluate_agent.main(list(map(str, arguments))) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    return told.out
+
+
+def test_diagnose_adds_to_the_report_and_changes_nothing_of_it(watched, capsys):
+    plainly = json.loads(report_of(capsys, watched, "--json"))
+    assert not (watched / "diagnose").exists()
+    full = json.loads(report_of(capsys, watched, "--json", "--diagnose"))
+    found = full.pop("diagnose")
+    assert full == plainly and found == json.loads((watched / "diagnose" / "diagnose.json").read_text())
+    assert sorted(p.name for p in (watched / "diagnose").iterdir()) == [
+        "credit.png", "diagnose.json", "gates.png", "gradient.png", "probe.png",
+    ]  # fmt: skip
+    assert found["replay_error"] < 1e-4 and found["gradient"]["total_error"] < 1e-3
+    assert list(found["gradient"]["norm"]) == ["h", "c"] and len(found["gates"]["horizon_of_unit"]) == 8
+    assert len(found["gradient"]["norm"]["h"]) > found["unroll_length"]  # beyond the rollout
+    assert found["memory_length"] == 5 and found["credit_length"] == 1 and found["ends"]["terminated"] > 32
+    lines = report_of(capsys, watched, "--diagnose").splitlines()
+    assert [line.split(":")[0] for line in lines[1:]] == [
+        "recorded", "replay", "gates", "gradient by lag", "memory probe", "credit", "figures",
+    ]  # fmt: skip
+    assert lines[0] == report_of(capsys, watched).strip()
+    assert evaluate_agent.main([str(watched), "--diagnose", "--lengths", "3,5"]) == 2
+    assert "not with --lengths" in capsys.readouterr().err
+
+
+def test_how_much_is_recorded():
+    assert recording_size(7, 16, 256) == (32, 256)  # twice the rollout
+    assert recording_size(251, 64, 256) == (251, 256)  # a whole episode
+    assert recording_size(None, 64, 8) == (128, 8)
+    assert recording_size(100_000, 64, 256) == (1000, 100) and recording_size(5, 3000, 256) == (2000, 50)
