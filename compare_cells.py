@@ -9,7 +9,7 @@ is there). key=value is a setting of every run, as for train_agent.py.
 
 Each run is train_agent.py in a process of its own with one thread. The same command goes on after any interruption; it tries
 failed runs again. DIR/runs holds the runs, DIR/*.csv the tables, DIR/figures the figures, DIR/logs what the runs printed.
-Exit status: 0 all runs are done, 1 some have failed, 2 a mistake in the command, 128 + N stopped by signal N.
+Exit status: 0 all runs are done, 1 some are not (failed, or jobs=0), 2 a mistake in the command, 128 + N stopped by signal N.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from agents.film import FilmError
 from agents.page import page
 from agents.pool import Job, create_folder, last_row, leave_with_parent, locked, on_gpus, run_all, train_command
 from agents.progress import duration
-from agents.results import Result, Slot, best_rate, done, read_result
+from agents.results import PENDING, Result, Slot, best_rate, done, read_result
 from agents.runlog import RunError, collect_versions, write_text
 from agents.scoreboard import Scoreboard
 from agents.tables import read_tables, write_csv, write_tables
@@ -55,7 +55,7 @@ class Comparison:
         self.suite, self.argv = suite, list(argv)
         self.out = Path(suite.options.out or f"runs/compare-{suite.name}").resolve()
         self.workers = len(os.sched_getaffinity(0)) if suite.options.jobs is None else suite.options.jobs
-        self._plans: dict[tuple[str, str, float | None, str], list[Planned]] = {}
+        self._plans: dict[tuple[str, str, float | None, bool], list[Planned]] = {}
         self.tasks = [self._matched(task) for task in suite.tasks]
         self.known: dict[tuple[str, str], tuple[int, Any]] = {}  # (cell, task) -> the core's parameters, the spec
         specs: dict[Any, Any] = {}
@@ -79,11 +79,11 @@ class Comparison:
         return dataclasses.replace(task, settings=task.settings | {"cell.hidden_size": "null",
                                                                    "cell.match_parameters": str(size)})  # fmt: skip
 
-    def _plan(self, cell: str, task: Task, rate: float | None, folder: str = "runs") -> list[Planned]:
-        key = cell, task.label, rate, folder
+    def _plan(self, cell: str, task: Task, rate: float | None, sweep: bool = False) -> list[Planned]:
+        key = cell, task.label, rate, sweep
         if key not in self._plans:
-            seeds = self.suite.seeds if folder == "runs" else self.suite.sweep_seeds
-            self._plans[key] = plan(cell, task, seeds, self.out / folder, build.KNOWN_CELLS, rate)
+            seeds, folder, tag = (self.suite.sweep_seeds, "sweep", f"-lr{rate!r}") if sweep else (self.suite.seeds, "runs", "")
+            self._plans[key] = plan(cell, task, seeds, self.out / folder, build.KNOWN_CELLS, rate, tag)
         return self._plans[key]
 
     def one_each(self) -> list[Planned]:
@@ -102,7 +102,7 @@ class Comparison:
 
     def sweep(self) -> list[Planned]:
         return [run for task in self.tasks for cell in self.suite.cells for rate in self.suite.learning_rates
-                for run in self._plan(cell, task, rate, "sweep")]  # fmt: skip
+                for run in self._plan(cell, task, rate, sweep=True)]  # fmt: skip
 
     def check(self, runs: Sequence[Planned]) -> None:
         """Raises ConfigError where a run that is there was made with other settings."""
@@ -147,7 +147,7 @@ def execute(comparison: Comparison, runs: Sequence[Planned], seconds: Mapping[tu
     the results, a line for each failure, and the signal that stopped it, if any."""
     jobs, stopped = [comparison.job(run) for run in runs], None
     for job in jobs:
-        if (job.cell, job.task) in doomed:
+        if job.state == "waiting" and (job.cell, job.task) in doomed:
             job.state, job.why = "failed", "every learning rate of the sweep has failed runs"
     if comparison.workers and any(job.state == "waiting" for job in jobs):
         estimates = {job.name: seconds[job.cell, job.task] for job in jobs}
@@ -165,7 +165,7 @@ def announce(comparison: Comparison, planned: Sequence[Planned]) -> dict[tuple[s
     suite, options = comparison.suite, comparison.suite.options
     todo = [run for run in planned if not done(run.folder)]
     print(f"{suite.name}: {options.about}" if options.about else suite.name)
-    swept = f", after {len(comparison.sweep())} to choose the learning rates" if suite.learning_rates else ""
+    swept = f", after {_many(len(comparison.sweep()), 'run')} to choose the learning rates" if suite.learning_rates else ""
     there = f"; {len(planned) - len(todo)} are done" if len(todo) < len(planned) else ""
     size = f"{_many(len(suite.cells), 'cell')} x {_many(len(suite.tasks), 'task')} x {_many(options.seeds, 'seed')}"
     print(f"{size}{swept}: {_many(len(planned), 'run')}{there}", flush=True)
@@ -193,7 +193,7 @@ def _speed(config: Any) -> float:
 
 
 def choose(comparison: Comparison, results: Sequence[Result]) -> dict[tuple[str, str], float | None]:
-    """The best learning rate of each (cell, task); writes sweep.csv, which shows all."""
+    """The best learning rate of each (cell, task), None where all have failed runs; writes sweep.csv, which shows all."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for run, result in zip(comparison.sweep(), results):
         groups.setdefault((run.cell, run.task.label), []).append(result)
@@ -209,28 +209,31 @@ def compare(comparison: Comparison, lock: int) -> int:
     suite, out = comparison.suite, comparison.out
     comparison.record()
     rates: dict[tuple[str, str], float | None] = {}
+    in_sweep: list[str] = []  # a rate that breaks a cell is told of, but is no failure of the comparison
     seconds = announce(comparison, [*(comparison.sweep() if suite.learning_rates else ()), *comparison.runs()])
     if suite.learning_rates:
-        results, failures, stopped = execute(comparison, comparison.sweep(), seconds, lock)
+        results, in_sweep, stopped = execute(comparison, comparison.sweep(), seconds, lock)
+        pending = sum(result.status == PENDING for result in results)
+        if stopped or pending:
+            return leave(stopped, pending)
         rates = choose(comparison, results)
-        if stopped:
-            return leave(stopped)
         comparison.check(comparison.runs(rates))
     doomed = {pair for pair, rate in rates.items() if rate is None}
     results, failures, stopped = execute(comparison, comparison.runs(rates), seconds, lock, doomed)
     write_tables(out, results, suite.options.baseline)
-    write_text(out / "failures.txt", "".join(f"{line}\n" for line in failures))
+    write_text(out / "failures.txt", "".join(f"{line}\n" for line in (*in_sweep, *failures)))
     write_csv(out / "timings.csv", [timing(result) for result in results])
+    pending = sum(result.status == PENDING for result in results)
     if stopped:
-        return leave(stopped)
+        return leave(stopped, pending)
     tables = read_tables(out)
     figures = draw_all(out / "figures", tables, suite.options.baseline)
     write_text(out / "index.html", report(comparison, results, tables, [f.with_suffix(".svg") for f in figures], failures))
     lines = ranking_lines(tables["ranking"], results, suite.options.baseline)
-    for line in (*lines, *control_lines(results), *(f"FAILED {line}" for line in failures)):
+    for line in (*lines, *control_lines(results), *(f"FAILED {line}" for line in (*in_sweep, *failures))):
         print(line)
     print(f"page: {out}/index.html; tables: {out}/*.csv; figures: {out}/figures")
-    return 1 if failures else 0
+    return leave(None, pending) if pending else 1 if failures else 0
 
 
 def report(comparison: Comparison, results: Sequence[Result], tables: Mapping[str, Sequence[Mapping]],
@@ -265,9 +268,11 @@ def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
     return found
 
 
-def leave(signal: int) -> int:
-    print("stopped; what ran is saved, and the same command goes on")
-    return 128 + signal
+def leave(signal: int | None, pending: int) -> int:
+    """The last word and the exit status where runs are left to be made."""
+    why = "stopped; what ran is saved, and the same command goes on: " if signal else ""
+    print(f"{why}{_many(pending, 'run')} still to be made")
+    return 128 + signal if signal else 1
 
 
 def timing(result: Result) -> dict[str, Any]:

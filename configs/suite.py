@@ -82,16 +82,16 @@ class Planned:
 
 
 def plan(cell: str, task: Task, seeds: Iterable[int], folder: Path, known_cells: Sequence[str],
-         rate: float | None = None) -> list[Planned]:  # fmt: skip
-    """The runs of `cell` on `task`, one a seed, each in a folder of its own under `folder`; with `rate`, that learning rate
-    (it is then in the folder's name, for a sweep has several). Raises ConfigError."""
+         rate: float | None = None, tag: str = "") -> list[Planned]:  # fmt: skip
+    """The runs of `cell` on `task`, one a seed, each in a folder of its own under `folder` with `tag` in its name; `rate`:
+    the learning rate, None for the settings' own. Raises ConfigError."""
     settings = {"train.threads": "1", **task.settings}
     if rate is not None:
         settings["agent.learning_rate"] = repr(rate)
     tokens = (f"env={task.env}", f"cell={cell}", *(f"{key}={text}" for key, text in settings.items()))
     config, runs = load_config(tokens, known_cells), []
     for seed in seeds:
-        run_dir = folder / f"{task.label}-{cell}{f'-lr{rate!r}' if rate is not None else ''}-s{seed}"
+        run_dir = folder / f"{task.label}-{cell}{tag}-s{seed}"
         own = dataclasses.replace(config, seed=seed, run_dir=str(run_dir))
         runs.append(Planned(cell, task, seed, run_dir, (*tokens, f"seed={seed}", f"run_dir={run_dir}"), own))
     return runs
