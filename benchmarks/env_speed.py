@@ -9,7 +9,8 @@ checked: minigrid's and ours from the same seeds must be equal; EnvPool draws it
 that of a layout and a pose that its earlier rows allow, with the same reward. A peer that is not installed is skipped with a
 line. Exit status 1 if a check fails.
 
-EnvPool 1.2.5 needs only numpy: `pip install --target PEERS envpool==1.2.5`, then run with PYTHONPATH=PEERS.
+EnvPool 1.2.5 goes into a folder of its own (`pip install --target PEERS envpool==1.2.5`, less what else it brings that
+would hide ours: numpy, gymnasium), then run with PYTHONPATH=PEERS.
 """
 
 from __future__ import annotations
