@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,17 @@ from agents.digest import control_lines, ranking_lines
 from agents.figures import draw_all
 from agents.film import FilmError
 from agents.page import page
-from agents.pool import Job, create_folder, last_row, leave_with_parent, locked, on_gpus, run_all, train_command
+from agents.pool import (
+    Job,
+    available_cores,
+    create_folder,
+    last_row,
+    leave_with_parent,
+    locked,
+    on_gpus,
+    run_all,
+    train_command,
+)
 from agents.progress import duration
 from agents.results import PENDING, Result, Slot, best_rate, done, read_result
 from agents.runlog import RunError, collect_versions, write_text
@@ -54,7 +63,7 @@ class Comparison:
         """Checks every combination, and the runs that are there. Raises ConfigError."""
         self.suite, self.argv = suite, list(argv)
         self.out = Path(suite.options.out or f"runs/compare-{suite.name}").resolve()
-        self.workers = len(os.sched_getaffinity(0)) if suite.options.jobs is None else suite.options.jobs
+        self.workers = available_cores() if suite.options.jobs is None else suite.options.jobs
         self._plans: dict[tuple[str, str, float | None, bool], list[Planned]] = {}
         self.tasks = [self._matched(task) for task in suite.tasks]
         self.known: dict[tuple[str, str], tuple[int, Any]] = {}  # (cell, task) -> the core's parameters, the spec

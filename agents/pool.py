@@ -83,6 +83,11 @@ def leave_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def available_cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def create_folder(folder: Path) -> None:
     """Raises RunError where it cannot be made or written to."""
     try:
