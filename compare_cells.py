@@ -146,7 +146,7 @@ class Comparison:
         write_text(self.out / "suite.json", json.dumps(seen, indent=2) + "\n")
 
 
-def _size(agent: build.torch.nn.Module) -> int:
+def _size(agent: Any) -> int:
     return sum(p.numel() for p in agent.core.parameters() if p.requires_grad)
 
 

@@ -1,0 +1,84 @@
+"""The page of a comparison: everything in one file, every name escaped, and a browser that has nothing to complain of."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from compared import compared
+
+from agents.figures import draw_all
+from agents.page import page
+from agents.results import FAILED
+from agents.tables import read_tables, write_tables
+
+NASTY = "<script>alert(1)</script>"
+
+
+def rule(cell, env, length, seed):
+    if cell == "gru" and seed == 2:
+        return FAILED
+    return (1.0, 30_000 + 1000 * seed) if cell == "lstm" else (0.5, None)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    write_tables(folder, compared("memoryless lstm gru", {"tmaze_passive": (10, 50)}, 3, rule), "lstm")
+    tables = read_tables(folder)
+    figures = [path.with_suffix(".svg") for path in draw_all(folder, tables, "lstm")]
+    assert len(figures) >= 4
+    film = folder / "film.mp4"
+    film.write_bytes(b"film")
+    return page("a & b", NASTY, ["torch 2"], figures, tables["ranking"], tables["longest"], [f"run-1: {NASTY}"],
+                {"best": film}, ["python compare_cells.py x 'a<b'"])  # fmt: skip
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.seen, self.links, self.ids, self.words = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append(tag)
+        self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href")]
+        self.ids += [v for k, v in attrs if k == "id"]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_one_file_and_nothing_that_runs(text):
+    tags = Tags()
+    tags.feed(text)
+    assert "script" not in tags.seen and tags.seen.count("svg") >= 2 and tags.seen.count("video") == 1
+    assert all(link.startswith(("#", "data:video/mp4;base64,", "data:image/png;base64,")) for link in tags.links)
+    assert len(tags.ids) == len(set(tags.ids)), "the figures' ids must not meet"
+    assert {link[1:] for link in tags.links if link.startswith("#")} <= set(tags.ids)
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_what_it_says(text):
+    tags = Tags()
+    tags.feed(text)
+    words = " ".join(tags.words)
+    assert words.count(NASTY) == 2 and "a & b" in words and "python compare_cells.py x 'a<b'" in words
+    assert "1.00 [1.00, 1.00]" in words and all(cell in words for cell in ("memoryless", "lstm", "gru"))
+    assert "Longest length solved" in words and "Failed runs" in words
+
+
+@pytest.mark.slow
+def test_in_a_browser(text, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here")
+    (tmp_path / "index.html").write_text(text)
+    for width in (1200, 400):
+        shot = tmp_path / f"{width}.png"
+        done = subprocess.run([
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+            "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000",
+            f"--screenshot={shot}", (tmp_path / "index.html").as_uri(),
+        ], capture_output=True, text=True, timeout=120)  # fmt: skip
+        assert shot.stat().st_size > 10_000 and "CONSOLE" not in done.stderr
