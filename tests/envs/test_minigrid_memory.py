@@ -123,7 +123,7 @@ def test_a_million_steps():
     total, kinds = 0, set()
     for size in SIZES:
         for V in VIEWS:
-            transitions, _, seen = compare(size, V, 16, 2_750, seed=100 + V, actions=3 if V in (3, 9) else 7)
+            transitions, _, seen = compare(size, V, 16, 2_800, seed=100 + V, actions=3 if V in (3, 9) else 7)
             total, kinds = total + transitions, kinds | seen
     assert total >= 1_000_000
     assert kinds >= {(True, False, True), (True, False, False), (False, True, False)}
