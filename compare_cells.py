@@ -24,7 +24,7 @@ from typing import Any
 import build  # sets the environment that torch is imported in, so it comes first
 import record_video
 import train_agent
-from agents import cost
+from agents import cost, reach
 from agents.checkpoint import CheckpointError
 from agents.digest import control_lines, ranking_lines
 from agents.figures import draw_all
@@ -52,6 +52,7 @@ from configs.suite import Planned, Suite, Task, can_match_parameters, plan
 from configs.suite_file import read_suite, suites
 
 SCRIPT = Path(__file__).resolve()
+REACH = "reach.json"
 #: what may differ between a run that is there and the same run of this command
 FREE = ("run_dir", *train_agent.RESUMABLE)
 
@@ -229,7 +230,7 @@ def compare(comparison: Comparison, lock: int) -> int:
         comparison.check(comparison.runs(rates))
     doomed = {pair for pair, rate in rates.items() if rate is None}
     results, failures, stopped = execute(comparison, comparison.runs(rates), seconds, lock, doomed)
-    write_tables(out, results, suite.options.baseline)
+    write_tables(out, results, suite.options.baseline, [] if stopped else look_inside(results))
     write_text(out / "failures.txt", "".join(f"{line}\n" for line in (*in_sweep, *failures)))
     write_csv(out / "timings.csv", [timing(result) for result in results])
     pending = sum(result.status == PENDING for result in results)
@@ -255,6 +256,30 @@ def report(comparison: Comparison, results: Sequence[Result], tables: Mapping[st
     return page(f"gatemaze: {suite.name}", suite.options.about, facts, figures, tables["ranking"], tables["longest"],
                 failures, films(comparison.out, results),
                 [" ".join(["python compare_cells.py", *comparison.argv])])  # fmt: skip
+
+
+def look_inside(results: Sequence[Result]) -> list[tuple[Slot, reach.Reach]]:
+    """How far the gates and gradients of every run's agent reach; measured once, into the run's folder."""
+    slots = [result.slot for result in results if result.success is not None]
+    if new := [slot for slot in slots if not (slot.folder / REACH).is_file()]:
+        print(f"looking into {_many(len(new), 'agent')}: gates and gradients", flush=True)
+    found = []
+    for slot in slots:
+        path = slot.folder / REACH
+        try:
+            if not path.is_file():
+                reach.write(path, reach.reach(_diagnosis(slot.folder)))
+            found.append((slot, reach.read(path)))
+        except (ConfigError, RunError, CheckpointError) as error:
+            print(f"no gates and gradients of {slot.folder.name}: {error}", file=sys.stderr)
+    return found
+
+
+def _diagnosis(run_dir: Path) -> dict[str, Any]:
+    config = build.run_config(run_dir, [f"evaluate.num_envs={reach.ENVS}"], ("evaluate.",))
+    device = build.set_up_torch(config)
+    agent, _ = build.load_agent(run_dir, config, build.make_env(config, 1, device, seed=0))
+    return build.diagnose_agent(config, agent, device)
 
 
 def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:

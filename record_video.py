@@ -2,10 +2,11 @@
 
     python record_video.py RUN [--episodes N] [--max-steps N] [--out FILE] [--fps F] [--sampled] [key=value ...]
 
-Left and right have different cues where the environment has cues. Writes FILE as MP4 and, beside it, the same as GIF
-(default RUN/video.mp4 and RUN/video.gif). --episodes is the number for each side (default 1), --max-steps breaks longer
-ones off (default 2000). --sampled draws actions from the policy instead of taking the likeliest. key=value changes the
-environment or the film's seed (env.corridor_length=100, evaluate.seed=7, device=cpu).
+Left and right have different cues where the environment has cues. Writes FILE as MP4 and, beside it, the same as GIF;
+without --out RUN/video.mp4 and RUN/video.gif, which then plays in TensorBoard too, under IMAGES. --episodes is the number
+for each side (default 1), --max-steps breaks longer ones off (default 2000). --sampled draws actions from the policy instead
+of taking the likeliest. key=value changes the environment or the film's seed (env.corridor_length=100, evaluate.seed=7,
+device=cpu).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 
 from agents.checkpoint import CheckpointError
 from agents.film import FilmError, shoot
-from agents.runlog import RunError, check_run
+from agents.runlog import RunError, TensorBoardMirror, check_run
 from agents.scenes import scenes
 from agents.video import write
 from configs.errors import ConfigError
@@ -80,6 +81,10 @@ def film(options: argparse.Namespace) -> str:
     note = f"trained {where['step']:,} steps · {'sampled' if options.sampled else 'greedy'}"
     mp4, gif = out.with_suffix(".mp4"), out.with_suffix(".gif")
     frames = write(scenes(pairs, env.action_names, (config.cell.name, about(config.env)), note), mp4, gif, options.fps)
+    if options.out is None:
+        board = TensorBoardMirror(options.run / "tensorboard")
+        board.write_film(where["step"], gif)
+        board.close()
     episodes = [episode for pair in pairs for episode in pair]
     told = f"{sum(e.success is True for e in episodes)} of {len(episodes)} episodes successful"
     if cut := sum(e.success is None for e in episodes):

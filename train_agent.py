@@ -16,6 +16,7 @@ from pathlib import Path
 import build  # sets the environment that torch is imported in, so it comes first
 from agents.checkpoint import CheckpointError
 from agents.evaluate import Stopped
+from agents.film import FilmError
 from agents.learner import NonFiniteError
 from agents.runlog import RunError, TensorBoardMirror, check_run, create_run_dir, write_run_files, write_text
 from agents.session import Interrupt, Session
@@ -26,7 +27,8 @@ from configs.schema import Config
 from envs.group import EnvError
 
 #: what a resumed run may change: where and how often, not what it computes
-RESUMABLE = ("device", "train.checkpoint_every", "train.keep_checkpoints", "train.threads", "env.workers", "env.timeout")
+RESUMABLE = ("device", "train.checkpoint_every", "train.keep_checkpoints", "train.threads", "train.film", "env.workers",
+             "env.timeout")  # fmt: skip
 
 
 def parse(argv: list[str]) -> tuple[Config, Path | None]:
@@ -76,8 +78,18 @@ def train(config: Config, resume: Path | None, argv: list[str]) -> int:
     board.write_settings(trainer.step, flatten_config(config), build.results(report))
     board.close()
     print(build.report_line(report))
-    print(f"film it with: python record_video.py {run_dir}")
+    print(film(run_dir) if config.train.film else f"film it with: python record_video.py {run_dir}")
     return 0
+
+
+def film(run_dir: Path) -> str:
+    """Films the run that has ended; what there is to say of it. That there is no film is no failure of the training."""
+    import record_video  # what encodes films is slow to import
+
+    try:
+        return f"film: {record_video.film(record_video.parse([str(run_dir)]))}"
+    except (CheckpointError, FilmError, EnvError) as error:
+        return f"no film: {error}"
 
 
 def main(argv: list[str]) -> int:

@@ -3,6 +3,7 @@
     lengths    success against length, a line a cell       ranking   cells by IQM, and against the baseline
     curves     success against steps, with bands           steps     steps to solve, censored runs at the budget
     scores     heat map of cell by task                    profiles  share of runs above each score
+    lags       gradient of the state by lag                horizons  1 / (1 - keep) of the units
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ from agents.plotting import (
     task_name,
 )
 from agents.progress import short
+from agents.reach import QUANTILES
+
+#: gradients below 10^FAINTEST are drawn there, horizons above ENDLESS there; a norm of TINY is none
+FAINTEST, TINY, ENDLESS = -6, 1e-30, 1e6
 
 
 def draw_all(folder: Path, tables: dict[str, list[Row]], baseline: str) -> list[Path]:
@@ -48,6 +53,8 @@ def draw_all(folder: Path, tables: dict[str, list[Row]], baseline: str) -> list[
         ("ranking", lambda: ranking(tables["ranking"], baseline, look)),
         ("steps", lambda: steps(tables["results"], look)),
         ("profiles", lambda: profiles(tables["profiles"], look)),
+        ("lags", lambda: lags(tables["lags"], summary, look)),
+        ("horizons", lambda: horizons(tables["horizons"], summary, look)),
     ):
         with style():
             made = figure()
@@ -221,3 +228,61 @@ def profiles(rows: Sequence[Row], look: Look):
     axis.set(title="share of runs with a score above", xlabel="normalised score", xlim=(0, 1), ylim=(-0.03, 1.05))
     label_ends(axis, ends, look)
     return figure
+
+
+def lags(rows: Sequence[Row], summary: Sequence[Row], look: Look):
+    """A panel for each task: the gradient that reaches the state k rows back, relative to lag 0, geometric mean over runs."""
+    if not rows:
+        return None
+    runs: dict[tuple, dict[str, dict[int, list[tuple[int, float]]]]] = {}
+    for row in rows:
+        cells = runs.setdefault((row["env"], row["length"]), {})
+        cells.setdefault(row["cell"], {}).setdefault(row["seed"], []).append((row["lag"], row["norm"]))
+    figure, axes = panels(len(runs), 4.6, 3.2)
+    for axis, (task, cells) in zip(axes, runs.items()):
+        ends, top = [], 0.0
+        for cell in [cell for cell in look.cells if cell in cells]:
+            curves = np.array(list(cells[cell].values()))  # (runs, lags, 2)
+            lag, norm = curves[0, :, 0], np.clip(curves[:, :, 1] / np.maximum(curves[:, :1, 1], TINY), TINY, None)
+            power = np.maximum(np.log10(norm).mean(0), FAINTEST)
+            axis.plot(lag[1:], power[1:], **look(cell))
+            ends.append((cell, power[-1]))
+            top = max(top, math.ceil(power.max()))
+        axis.set(title=task_name(*task), xscale="log", xlabel="lag, rows", ylim=(FAINTEST - 0.2, top + 0.2))
+        axis.set_xlim(1, max(row["lag"] for row in rows if (row["env"], row["length"]) == task))
+        ticks = range(FAINTEST, int(top) + 1)
+        axis.set_yticks(ticks, [f"$10^{{{power}}}$" for power in ticks])
+        _memory_line(axis, summary, task)
+        label_ends(axis, ends, look)
+    for axis in axes[:: columns_of(len(runs))]:
+        axis.set_ylabel(r"norm of d loss$_t$ / d state$_{t-k}$, lag 0: 1")
+    return figure
+
+
+def horizons(rows: Sequence[Row], summary: Sequence[Row], look: Look):
+    """A panel for each task: effective horizons of the units, a bar a run: 90 % and half of the units, and the median."""
+    tasks = list(dict.fromkeys((row["env"], row["length"]) for row in rows))
+    if not tasks:
+        return None
+    cells = [cell for cell in look.cells if any(row["cell"] == cell for row in rows)][::-1]
+    figure, axes = panels(len(tasks), 4.0, 1.0 + 0.24 * len(cells))
+    for axis, task in zip(axes, tasks):
+        for y, cell in enumerate(cells):
+            runs = [row for row in rows if row["cell"] == cell and (row["env"], row["length"]) == task]
+            for k, run in enumerate(runs):
+                at, colour = y + 0.6 * ((k + 1) / (len(runs) + 1) - 0.5), look.colour(cell)
+                low, near, middle, far, high = (np.clip(run[f"q{q:02}"], 1, ENDLESS) for q in QUANTILES)
+                axis.plot([low, high], [at, at], color=colour, linewidth=1, alpha=0.5)
+                axis.plot([near, far], [at, at], color=colour, linewidth=2.6, alpha=0.7)
+                axis.plot(middle, at, "o", markersize=3.5, color=colour)
+        axis.set_yticks(range(len(cells)), cells, fontsize=8)
+        axis.set(title=task_name(*task), xlabel="effective horizon, rows", xscale="log", ylim=(-0.6, len(cells) - 0.4))
+        axis.grid(axis="y", visible=False)
+        _memory_line(axis, summary, task)
+    return figure
+
+
+def _memory_line(axis, summary: Sequence[Row], task: tuple[str, int | None]) -> None:
+    """A dotted line at the rows that the task has to be remembered for, where that is known and not 0."""
+    if needed := next(row["memory_length"] for row in summary if (row["env"], row["length"]) == task):
+        axis.axvline(needed, color=GREY, linewidth=0.8, linestyle=":", zorder=1)

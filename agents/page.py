@@ -21,6 +21,11 @@ CAPTIONS = {
     "curves": "Greedy success in training, mean over seeds with 95 % intervals; a run that solved keeps its last value.",
     "steps": "Steps to solve, a mark a run; runs that did not solve stand at the budget.",
     "profiles": "Performance profiles: the share of runs with a score above each value, with pointwise 95 % bands.",
+    "lags": "How far credit can travel: the gradient of a row's loss by the state so many rows before, all parts of the state "
+    "together, relative to the row itself; after training, geometric mean over runs, without the resets of episodes. Below "
+    "1e-6 it is drawn there. Dotted: the memory that the task needs.",
+    "horizons": "How long the gates hold on: effective horizon 1 / (1 - mean keep) of the units after training, a bar a run: "
+    "90 % of the units, half of them, the median. Dotted: the memory that the task needs.",
 }
 NOTE = """<p class=soft>P(better): probability that a run of the cell scores above one of the baseline on the same task.
 p: two-sided sign-flip test of no difference, paired by task and seed, Holm-corrected for the number of cells. P(faster)

@@ -282,6 +282,20 @@ class TensorBoardMirror:
         numbers = {k: v for k, v in results.items() if isinstance(v, (int, float))}
         self._guard(add)
 
+    def write_film(self, step: int, gif: Path) -> None:
+        """Add a GIF at `step`; it plays under IMAGES. (`add_video` would need another package to encode it once more.)"""
+
+        def add(writer: Any) -> None:
+            from PIL import Image
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            with Image.open(gif) as picture:
+                width, height = picture.size
+            picture = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=gif.read_bytes())
+            writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="film", image=picture)]), step)
+
+        self._guard(add)
+
     def close(self) -> None:
         """Flush and close."""
         self._guard(lambda writer: writer.close())

@@ -2,6 +2,7 @@
 
     results.csv    a run            summary.csv    a cell on a task       ranking.csv    a cell over all tasks
     curves.csv     an evaluation    longest.csv    a cell and an env      profiles.csv   a cell and a threshold
+    lags.csv       a run and a lag  horizons.csv   a run of a cell with a gate
 
 Nothing in them depends on the clock or on interruptions. An empty field is "not known": a failed or pending run has no
 figures, and whatever would need them has none either, so no average leaves it out silently. `inf` in a column of steps is
@@ -20,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from agents import reach
 from agents import statistics as st
-from agents.results import CENSORED, FAILED, SOLVED, Result
+from agents.results import CENSORED, FAILED, SOLVED, Result, Slot
 from agents.runlog import RunError, write_text
 
-NAMES = ("results", "summary", "curves", "ranking", "longest", "profiles")
+NAMES = ("results", "summary", "curves", "ranking", "longest", "profiles", *reach.NAMES)
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(21))
 Task = tuple[str, int | None]
 Row = dict[str, Any]
@@ -203,14 +205,16 @@ def _value(text: str) -> int | float | str | None:
     return text
 
 
-def write_tables(out: Path, results: Sequence[Result], baseline: str) -> None:
-    """Writes all of them to the folder `out`. Raises RunError."""
+def write_tables(out: Path, results: Sequence[Result], baseline: str,
+                 reaches: Sequence[tuple[Slot, reach.Reach]] = ()) -> None:  # fmt: skip
+    """Writes all of them to the folder `out`; `reaches` are of the runs whose agents were looked into. Raises RunError."""
     tables = {
         "results": [result.row() for result in results], "summary": summary(results), "curves": curves(results),
         "ranking": ranking(results, baseline), "longest": longest(results), "profiles": profiles(results),
+        **reach.rows(reaches),
     }  # fmt: skip
     headers = {"curves": ("cell", "env", "length", "seed", "step", "success"),
                "longest": ("cell", "env", "longest", "tried", "lengths"),
-               "profiles": ("cell", "threshold", "share", "share_low", "share_high")}  # fmt: skip
+               "profiles": ("cell", "threshold", "share", "share_low", "share_high"), **reach.NAMES}  # fmt: skip
     for name in NAMES:
         write_csv(out / f"{name}.csv", tables[name], headers.get(name, ()))

@@ -15,6 +15,7 @@ import train_agent
 from agents.agent import Agent
 from agents.encoders import VectorEncoder, make_encoder
 from agents.film import FilmError, has_sides, rank_units, shoot
+from agents.runlog import read_metrics
 from agents.scenes import HEIGHT, WIDTH, scenes, strip_box
 from agents.video import write
 from envs import ENVS, make
@@ -268,6 +269,25 @@ def test_the_script_films_a_run(run, capsys):
     out = run / "other.gif"
     assert record_video.main([str(run), "--out", str(out), "--episodes", "2", "--sampled", "env.corridor_length=3"]) == 0
     assert len(decode(out.with_suffix(".mp4"))[1]) == 2 * 5 and out.exists()
+
+
+def test_training_films_its_end_and_tensorboard_plays_the_film(tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    tiny = ["train.steps=600", "evaluate.episodes=4", "device=cpu", "train.film=true", f"run_dir={run}"]
+    assert train_agent.main(["smoke", *tiny]) == 0
+    assert f"film: {run / 'video.mp4'} and video.gif: 7 frames" in capsys.readouterr().out
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    (shown,) = events.Images("film")
+    assert shown.encoded_image_string == (run / "video.gif").read_bytes() and shown.step == read_metrics(
+        run / "metrics.jsonl")[-1]["step"]  # fmt: skip
+
+
+def test_a_film_that_cannot_be_made_is_told_and_the_training_stands(run, monkeypatch):
+    monkeypatch.setattr(record_video, "shoot", lambda *_: (_ for _ in ()).throw(FilmError("no renderer")))
+    assert train_agent.film(run) == "no film: no renderer"
 
 
 @pytest.mark.parametrize(
