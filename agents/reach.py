@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,10 @@ def reach(report: dict[str, Any]) -> Reach:
     norm = np.sqrt((parts**2).sum(0))
     lags = sorted({0, *np.geomspace(1, len(norm) - 1, LAGS).round().astype(int).tolist()})
     gates = report["gates"]
-    units = np.array(gates["horizon_of_unit"]) if gates else None
-    horizons = None if units is None else [len(units), *np.quantile(units, np.array(QUANTILES) / 100, method="nearest").tolist()]
+    horizons = None
+    if gates:
+        units = np.array(gates["horizon_of_unit"])
+        horizons = [len(units), *np.percentile(units, QUANTILES, method="nearest").tolist()]
     return {"lags": lags, "norm": norm[lags].tolist(), "horizons": horizons}
 
 
