@@ -25,6 +25,7 @@ import build  # sets the environment that torch is imported in, so it comes firs
 import record_video
 import train_agent
 from agents import cost, reach
+from agents.agent import Agent
 from agents.checkpoint import CheckpointError
 from agents.digest import control_lines, ranking_lines
 from agents.figures import draw_all
@@ -48,8 +49,10 @@ from agents.scoreboard import Scoreboard
 from agents.tables import read_tables, write_csv, write_tables
 from configs.errors import ConfigError
 from configs.load import diff_configs, flatten_config, from_resolved
-from configs.suite import Planned, Suite, Task, can_match_parameters, plan
+from configs.schema import Config, EnvConfig
+from configs.suite import Planned, Suite, Task, plan
 from configs.suite_file import read_suite, suites
+from envs.env import Spec
 
 SCRIPT = Path(__file__).resolve()
 REACH = "reach.json"
@@ -67,8 +70,8 @@ class Comparison:
         self.workers = available_cores() if suite.options.jobs is None else suite.options.jobs
         self._plans: dict[tuple[str, str, float | None, bool], list[Planned]] = {}
         self.tasks = [self._matched(task) for task in suite.tasks]
-        self.known: dict[tuple[str, str], tuple[int, Any]] = {}  # (cell, task) -> the core's parameters, the spec
-        specs: dict[Any, Any] = {}
+        self.known: dict[tuple[str, str], tuple[int, Spec]] = {}  # (cell, task) -> the core's parameters, the spec
+        specs: dict[EnvConfig, Spec] = {}
         for run in self.one_each():
             if not run.config.train.evaluate_every:
                 raise ConfigError("a comparison needs train.evaluate_every above 0, or no run could be seen to solve its task")
@@ -81,9 +84,6 @@ class Comparison:
         """With match=parameters: every core has as many parameters as the baseline's at the width that is set."""
         if self.suite.options.match == "width":
             return task
-        if not can_match_parameters():
-            raise ConfigError("match=parameters needs the setting cell.match_parameters, which this version does not have; "
-                              "use match=width")  # fmt: skip
         (run,) = plan(self.suite.options.baseline, task, [1], self.out, build.KNOWN_CELLS)
         size = _size(build.make_agent(run.config, build.make_env(run.config, 1, "cpu", seed=0)))
         return dataclasses.replace(task, settings=task.settings | {"cell.hidden_size": "null",
@@ -147,7 +147,7 @@ class Comparison:
         write_text(self.out / "suite.json", json.dumps(seen, indent=2) + "\n")
 
 
-def _size(agent: Any) -> int:
+def _size(agent: Agent) -> int:
     return sum(p.numel() for p in agent.core.parameters() if p.requires_grad)
 
 
@@ -193,7 +193,7 @@ def _many(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _speed(config: Any) -> float:
+def _speed(config: Config) -> float:
     """Seconds of one run with `config`, from two updates and an evaluation of an untrained agent."""
     train = dataclasses.replace(config.train, stagger_episodes=False)
     device = build.set_up_torch(config)

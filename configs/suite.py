@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import load_config
-from configs.schema import CellConfig, Config, leaf
+from configs.schema import Config, leaf
 
 #: seeds of a sweep of learning rates start here; those of the comparison lie below
 SWEEP_SEED = 100_001
@@ -95,7 +95,3 @@ def plan(cell: str, task: Task, seeds: Iterable[int], folder: Path, known_cells:
         own = dataclasses.replace(config, seed=seed, run_dir=str(run_dir))
         runs.append(Planned(cell, task, seed, run_dir, (*tokens, f"seed={seed}", f"run_dir={run_dir}"), own))
     return runs
-
-
-def can_match_parameters() -> bool:
-    return "match_parameters" in {f.name for f in dataclasses.fields(CellConfig)}

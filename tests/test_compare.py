@@ -227,12 +227,6 @@ def test_equal_parameters(suite, tmp_path):
     assert widths["janet", "tmaze_passive-4"][0] < 0.6 * sizes["lstm"]
 
 
-def test_parameters_cannot_be_matched_without_the_setting(suite, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare_cells, "can_match_parameters", lambda: False)
-    assert compare_cells.main([suite, "match=parameters", f"out={tmp_path / 'out'}"]) == 2
-    assert "use match=width" in capsys.readouterr().err and not (tmp_path / "out").exists()
-
-
 def test_a_sweep_of_learning_rates(suite, tmp_path, capsys):
     """The comparison takes for each cell the rate that was best on seeds of its own, and reports all rates."""
     out = tmp_path / "out"

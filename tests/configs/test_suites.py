@@ -7,7 +7,7 @@ import pytest
 import build
 from configs.errors import ConfigError
 from configs.load import load_config
-from configs.suite import SWEEP_SEED, can_match_parameters, plan
+from configs.suite import SWEEP_SEED, plan
 from configs.suite_file import read_suite, suites
 
 CELLS, OUT = build.KNOWN_CELLS, Path("out")  # nothing is written there
@@ -95,10 +95,6 @@ def test_a_sweep_has_seeds_of_its_own(suite):
     assert mine.learning_rates == (1e-3, 1e-2) and list(mine.sweep_seeds) == [SWEEP_SEED + k for k in range(3)]
     with pytest.raises(ConfigError, match="first_seed"):
         suite(f"first_seed={SWEEP_SEED}")
-
-
-def test_parameters_can_be_matched():
-    assert can_match_parameters()
 
 
 @pytest.mark.parametrize("tokens, words", [
