@@ -99,7 +99,7 @@ def make_agent(config: Config, env: Stream) -> Agent:
             raise ConfigError(f"cell: {error}{hint}") from error
         extra = extra_inputs(env.num_actions, a.see_last_action, a.see_last_reward)
         encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, extra, a.embedding_size)
-        agent = Agent(encoder, env.num_actions, core, see_last_action=a.see_last_action,
+        agent = Agent(encoder, env.num_actions, core, head_size=a.head_size, see_last_action=a.see_last_action,
                       see_last_reward=a.see_last_reward, path=c.path)  # fmt: skip
     return agent.to(env.device)
 

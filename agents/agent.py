@@ -1,4 +1,4 @@
-"""The agent: encoder -> recurrent core -> policy and value. It is itself unrolled like a core."""
+"""The agent: encoder -> recurrent core -> (hidden layer) -> policy and value. It is itself unrolled like a core."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from agents.encoders import hidden
 from envs.env import Step
 from memory_cells.cells import Cell, State
 from memory_cells.unroll import unroll
@@ -27,17 +28,21 @@ class Agent(nn.Module):
     """An actor-critic over rows of the stream.
 
     `encoder` maps observations (T, B, *obs_shape) and extra inputs (T, B, E) to (T, B, I), `core` these to (T, B, H); E is
-    `extra_inputs(...)`. Last action and last reward are inputs only if asked for:
-    with them a memoryless agent can carry a bit through its own actions.
+    `extra_inputs(...)`. `head_size`: units of a ReLU layer between the core and both outputs, None for none; an agent that
+    has to compare what it sees with what it remembers needs one, for outputs are else linear in both. Last action and last
+    reward are inputs only if asked for: with them a memoryless agent can carry a bit through its own actions.
     """
 
-    def __init__(self, encoder: nn.Module, num_actions: int, core: Cell, *,
+    def __init__(self, encoder: nn.Module, num_actions: int, core: Cell, *, head_size: int | None = None,
                  see_last_action: bool = False, see_last_reward: bool = False, path: str = "auto"):  # fmt: skip
         super().__init__()
         self.num_actions, self.core, self.path = num_actions, core, path
         self.see_last_action, self.see_last_reward = see_last_action, see_last_reward
-        self.encoder = encoder
-        self.policy, self.value = nn.Linear(core.hidden_size, num_actions), nn.Linear(core.hidden_size, 1)
+        self.encoder, self.head = encoder, nn.Identity()
+        if head_size is not None:
+            self.head = nn.Sequential(hidden(core.hidden_size, head_size), nn.ReLU())
+        width = head_size or core.hidden_size
+        self.policy, self.value = nn.Linear(width, num_actions), nn.Linear(width, 1)
         nn.init.orthogonal_(self.policy.weight, 0.01)  # start from an almost uniform policy
         nn.init.orthogonal_(self.value.weight, 1.0)
         nn.init.zeros_(self.policy.bias)
@@ -52,7 +57,12 @@ class Agent(nn.Module):
         Returns Output, the state after the last row, and the traces of `unroll` if `record` names any.
         """
         y, *rest = unroll(self.core, self.embed(rows), rows.first, state, path=self.path, record=record, noise=noise)
-        return Output(self.policy(y), self.value(y).squeeze(-1)), *rest
+        return self.outputs(y), *rest
+
+    def outputs(self, y: Tensor) -> Output:
+        """What the agent makes of the core's output (..., H)."""
+        y = self.head(y)
+        return Output(self.policy(y), self.value(y).squeeze(-1))
 
     def embed(self, rows: Step) -> Tensor:
         """(T, B, I): what the core gets of `rows`."""

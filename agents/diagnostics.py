@@ -182,7 +182,8 @@ def head_pull(agent: Agent, action: Tensor) -> Pull:
     def pull(t: int, y: Tensor) -> Tensor:
         with torch.enable_grad():
             y = y.detach().requires_grad_()
-            loss = agent.value(y).squeeze(-1) - log_prob(agent.policy(y), action[t])
+            output = agent.outputs(y)
+            loss = output.value - log_prob(output.logits, action[t])
             (found,) = torch.autograd.grad(loss.sum(), y)
         return found / found.norm(dim=-1, keepdim=True).clamp(min=FLOOR)
 

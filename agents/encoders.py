@@ -8,6 +8,14 @@ import torch
 from torch import Tensor, nn
 
 
+def hidden(inputs: int, units: int) -> nn.Linear:
+    """A linear layer before a ReLU: orthogonal weights times sqrt(2), biases 0, so that it keeps the size of its input."""
+    layer = nn.Linear(inputs, units)
+    nn.init.orthogonal_(layer.weight, 2**0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class VectorEncoder(nn.Module):
     """(..., *obs_shape) numbers and (..., extra) -> (..., size): one linear layer and a ReLU."""
 
@@ -32,8 +40,8 @@ class SymbolEncoder(nn.Module):
         self.dims = len(obs_shape)
         cells = torch.Size(obs_shape).numel() // len(values)
         self.register_buffer("offset", torch.tensor([sum(values[:c]) for c in range(len(values))]), persistent=False)
-        self.codes = nn.Parameter(torch.randn(sum(values), width) * width**-0.5)
-        self.layers = nn.Sequential(nn.Linear(cells * width + extra, size), nn.ReLU())
+        self.codes = nn.Parameter(torch.randn(sum(values), width))
+        self.layers = nn.Sequential(hidden(cells * width + extra, size), nn.ReLU())
 
     def forward(self, obs: Tensor, extra: Tensor) -> Tensor:
         codes = nn.functional.embedding(obs.to(torch.int64) + self.offset, self.codes)  # (..., h, w, C, width)

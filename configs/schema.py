@@ -121,6 +121,7 @@ class AgentConfig:
     full_episode: bool = leaf(False, "learn from whole episodes, from their first step")
     # network
     embedding_size: int = leaf(64, "width of the observation encoder", min=1, max=65536)
+    head_size: int | None = leaf(None, "units of a hidden layer between core and outputs; null: none", min=1, max=65536)
     see_last_action: bool = leaf(False, "the agent sees its last action")
     see_last_reward: bool = leaf(False, "the agent sees its last reward")
 
