@@ -23,6 +23,7 @@ $(READY_DEV): $(READY)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+train: ARGS ?= train.film=true
 train: setup
 	$(RUN) train_agent.py $(ARGS)
 

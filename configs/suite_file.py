@@ -7,7 +7,8 @@ SUITE is a name under configs/suites/ or a path. A suite is strict YAML (configs
     about: one line on what it asks
     cells: memoryless, lstm, gru
     seeds: 3
-    settings: {train.steps: 3e5, cell.hidden_size: 32}        # of every run, over configs/default.yaml
+    defaults: {agent: ppo}                                    # groups of every run, as in an experiment's file
+    settings: {train.steps: 3e5, cell.hidden_size: 32}        # of every run, over these
     envs:
       tmaze_passive:
         lengths: 10, 20                                       # a task each
@@ -39,6 +40,9 @@ NOT_IN_A_FILE = ("envs", "lengths", "out", "jobs")
 OF_AN_ENV = ("lengths", "levels")
 #: settings that the comparison gives to every run, and what to write instead
 INSTEAD = {"cell": "cells=", "env": "envs=", "seed": "seeds= and first_seed=", "run_dir": "out="}
+#: groups that a suite chooses for every run
+CHOOSABLE = tuple(group for group in DEFAULT_GROUPS if group not in INSTEAD)
+SECTIONS = ("defaults", "settings", "envs")
 Leaves = dict[str, Leaf]
 
 
@@ -110,6 +114,8 @@ def _sections(leaves: list[Leaf], path: Path) -> tuple[Leaves, Leaves, dict[str,
         elif head == "settings" and rest:
             _check_setting(found, rest, ())
             settings[rest] = found
+        elif head == "defaults" and rest in CHOOSABLE:
+            settings[rest] = found
         elif head == "envs" and rest:
             env, _, key = rest.partition(".")
             if env not in ENVS:
@@ -121,11 +127,14 @@ def _sections(leaves: list[Leaf], path: Path) -> tuple[Leaves, Leaves, dict[str,
                 section[key] = found._replace(key=key)
             elif found.value is not None:
                 raise ConfigError(f"{found.origin}: envs.{env} is a section: lengths, levels and settings")
-        elif head in ("settings", "envs"):
+        elif head == "defaults" and rest:
+            _check_setting(found, rest, CHOOSABLE)
+            raise ConfigError(f"{found.origin}: defaults chooses {' and '.join(CHOOSABLE)}, no {show(rest)}")
+        elif head in SECTIONS:
             raise ConfigError(f"{found.origin}: {head} is a section, not a single value")
         else:
             raise ConfigError(f"{found.origin}: unknown key {show(found.key)} of a suite"
-                              f"{nearest(found.key, [*known, 'settings', 'envs'])}")  # fmt: skip
+                              f"{nearest(found.key, [*known, *SECTIONS])}")  # fmt: skip
     if "cells" not in options or not envs:
         raise ConfigError(f"in {path}: a suite needs cells and envs")
     return options, settings, envs
@@ -136,7 +145,7 @@ def _check_setting(found: Leaf, key: str, others: Sequence[str]) -> None:
     if key in INSTEAD:
         raise ConfigError(f"{found.origin}: {key} is set for every run by the comparison; write {INSTEAD[key]}")
     top = [s.key for s in settings_of(Config()) if "." not in s.key and s.key not in INSTEAD]
-    known = [*top, *(group for group in DEFAULT_GROUPS if group not in INSTEAD)]
+    known = [*top, *CHOOSABLE]
     if "." not in key and key not in known:
         raise ConfigError(f"{found.origin}: unknown key {show(key)}{nearest(key, [*others, *known])}")
 

@@ -37,6 +37,13 @@ def configs(suite, cell="lstm") -> dict:
     return {task.label: plan(cell, task, [3], OUT, CELLS)[0].config for task in suite.tasks}
 
 
+def test_a_file_chooses_the_learner_and_the_command_line_another(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT + "defaults: {agent: ppo}\n")
+    assert {config.agent.policy_loss for config in configs(read_suite([str(path)], CELLS)).values()} == {"ppo"}
+    assert {config.agent.policy_loss for config in configs(read_suite([str(path), "agent=vtrace"], CELLS)).values()} == {"pg"}
+
+
 @pytest.mark.parametrize("name", suites())
 def test_every_suite_means_something(name):
     """Every cell on one task and every task with one cell, as load_config understands it."""
@@ -139,6 +146,9 @@ def test_slips_on_the_command_line(suite, tokens, words):
     ("settings: {train.steps", "settings: {seed: 3, train.steps", ["write seeds="]), ("seeds: 2", "seeds: 2.5", ["integer"]),
     ("seeds: 2", "jobs: 2", ["unknown key 'jobs'"]), ("settings: {", "settings: !!python/object {", ["tag"]),
     ("settings: {train.steps: 2e3, cell.hidden_size: 8}", "settings: 5", ["settings is a section"]),
+    ("seeds: 2", "defaults: {agent: ppoo}", ["unknown agent 'ppoo'", "did you mean ppo?"]),
+    ("seeds: 2", "defaults: {agnt: ppo}", ["did you mean agent?"]), ("seeds: 2", "defaults: {cell: gru}", ["write cells="]),
+    ("seeds: 2", "defaults: {device: cpu}", ["chooses agent and aux"]), ("seeds: 2", "defaults: 3", ["is a section"]),
 ])  # fmt: skip
 def test_slips_in_a_file(tmp_path, old, new, words):
     assert TEXT.count(old) == 1
