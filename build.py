@@ -159,12 +159,16 @@ def evaluate_agent(config: Config, agent: Agent, device: torch.device, stop: obj
     return evaluate(agent, env, e.episodes, e.seed, stop)
 
 
-def diagnose_agent(config: Config, agent: Agent, device: torch.device) -> dict[str, Any]:
-    """The diagnosis of `agents.diagnose` with the run's learner, on as many environments as an evaluation has."""
+def diagnose_agent(config: Config, agent: Agent, device: torch.device, brief: bool = False) -> dict[str, Any]:
+    """The diagnosis of `agents.diagnose` with the run's learner, on as many environments as an evaluation has.
+
+    `brief`: of a long episode no more than twice the memory length of the task, where that is known.
+    """
     a, e, t = config.agent, config.evaluate, config.train
     spec = make_env(config, 1, device, seed=0).spec
     unroll_length = spec.max_rows - 1 if a.full_episode else t.unroll_length
-    length, num_envs = recording_size(spec.max_rows, unroll_length, e.num_envs)
+    rows = min(spec.max_rows or 0, 2 * (spec.memory_length or 0)) if brief else spec.max_rows
+    length, num_envs = recording_size(rows, unroll_length, e.num_envs)
     env = make_env(config, num_envs, device, seed=e.seed)
     return diagnose(agent, env, length=length, unroll_length=unroll_length, gamma=a.gamma, trace_lambda=a.trace_lambda,
                     seed=e.seed)  # fmt: skip

@@ -279,7 +279,7 @@ def _diagnosis(run_dir: Path) -> dict[str, Any]:
     config = build.run_config(run_dir, [f"evaluate.num_envs={reach.ENVS}"], ("evaluate.",))
     device = build.set_up_torch(config)
     agent, _ = build.load_agent(run_dir, config, build.make_env(config, 1, device, seed=0))
-    return build.diagnose_agent(config, agent, device)
+    return build.diagnose_agent(config, agent, device, brief=True)
 
 
 def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
