@@ -22,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import build  # sets the environment that torch is imported in, so it comes first
+
+# isort: split
+import torch
+
 import record_video
 import train_agent
 from agents import cost, reach
-from agents.agent import Agent
 from agents.checkpoint import CheckpointError
 from agents.digest import control_lines, ranking_lines
 from agents.figures import draw_all
@@ -147,7 +150,7 @@ class Comparison:
         write_text(self.out / "suite.json", json.dumps(seen, indent=2) + "\n")
 
 
-def _size(agent: Agent) -> int:
+def _size(agent: torch.nn.Module) -> int:
     return sum(p.numel() for p in agent.core.parameters() if p.requires_grad)
 
 

@@ -287,7 +287,7 @@ class TensorBoardMirror:
 
         def add(writer: Any) -> None:
             from PIL import Image
-            from tensorboard.compat.proto.summary_pb2 import Summary
+            from torch.utils.tensorboard.summary import Summary
 
             with Image.open(gif) as picture:
                 width, height = picture.size
