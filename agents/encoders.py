@@ -62,7 +62,7 @@ class PixelEncoder(nn.Module):
         )
         with torch.no_grad():
             flat = self.convolve(torch.zeros(1, channels, height, width)).shape[-1]
-        self.layers = nn.Sequential(hidden(flat + extra, size), nn.ReLU())
+        self.layers = nn.Sequential(nn.Linear(flat + extra, size), nn.ReLU())
 
     def forward(self, obs: Tensor, extra: Tensor) -> Tensor:
         lead = obs.shape[:-3]

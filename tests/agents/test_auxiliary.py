@@ -200,8 +200,8 @@ def test_the_decoder_learns_what_the_stream_shows(family, kind):
     """The count goes up by one a row, so the next row follows from the one before; rollouts are as short as episodes."""
     env = family(B)
     torch.manual_seed(0)
-    encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, 0, 16)
-    agent = Agent(encoder, env.num_actions, make_core("lstm", 16, 16))
+    encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, 0, 8)
+    agent = Agent(encoder, env.num_actions, make_core("lstm", 8, 16))
     auxiliary = Auxiliary(agent, make_target(env.obs_kind, env.obs_shape, env.obs_values), settings(kind, segment=2, memory=2))
     optimizer = torch.optim.Adam([*agent.parameters(), *auxiliary.parameters()], 1e-2)
     generator, errors, past, carry = torch.Generator().manual_seed(0), [], None, start(env, agent)
