@@ -21,6 +21,7 @@ from agents.auxiliary import Auxiliary, AuxiliarySettings
 from agents.diagnose import diagnose, recording_size
 from agents.encoders import make_encoder
 from agents.evaluate import evaluate, play
+from agents.graphs import CudaRecorder
 from agents.learner import Learner, Settings, make_optimizer
 from agents.observations import make_target
 from agents.session import check_like
@@ -126,6 +127,9 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
         gated = ", ".join(name for name, row in VARIANTS.items() if "threshold" in row.options)
         raise ConfigError(f"agent.budget_cost={a.budget_cost} needs a cell with a time gate ({gated}); "
                           f"cell={config.cell.name} has none")  # fmt: skip
+    if t.cuda_graphs and (device.type != "cuda" or config.env.name == "gymnasium"):
+        what = f"device={device}" if device.type != "cuda" else "env=gymnasium, which runs on the host"
+        raise ConfigError(f"train.cuda_graphs=true cannot record on {what}; expected train.cuda_graphs=false")
     auxiliary = make_auxiliary(config, agent, env)
     modules = torch.nn.ModuleList([agent] if auxiliary is None else [agent, auxiliary])
     try:
@@ -143,7 +147,7 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
             learning_rate=Schedule(a.learning_rate, a.learning_rate_end_fraction),
             entropy_cost=Schedule(a.entropy_cost, a.entropy_cost_end_fraction),
             normalise_reward=a.normalise_reward, seed=config.seed,
-            stagger_episodes=t.stagger_episodes,
+            stagger_episodes=t.stagger_episodes, recorder=CudaRecorder(device) if t.cuda_graphs else None,
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError(f"agent: {error}") from error

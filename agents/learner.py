@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from agents import losses, returns
 from agents.agent import Agent
 from agents.auxiliary import Auxiliary, remember
+from agents.graphs import Recorded, Recorder
 from agents.rollout import Rollout
 from envs.env import Step
 from memory_cells.cells import State
@@ -61,6 +62,13 @@ class Learner:
         self.auxiliary, self.past, self.updates = auxiliary, None, 0
         self.positions = torch.Generator()  # of the auxiliary loss; on the CPU, so that drawing one is no host sync
         self.modules = nn.ModuleDict({"agent": agent} | ({"auxiliary": auxiliary} if auxiliary else {}))
+        self._gradients, self._descend = self.gradients, self.descend
+
+    def record(self, recorder: Recorder) -> None:
+        """Both halves of a step are recorded anew from here on. An auxiliary loss, which draws its positions on the host,
+        cannot be."""
+        assert not self.auxiliary
+        self._gradients, self._descend = Recorded(self.gradients, recorder), Recorded(self.descend, recorder)
 
     def schedule(self, learning_rate: float, entropy_cost: float, progress: float) -> None:
         """Before a rollout and its update: the optimiser's and the loss's values, and the cells' own by `progress`, the
@@ -75,12 +83,11 @@ class Learner:
                 group["lr"] = learning_rate
         self.entropy_cost.fill_(entropy_cost)
 
-    def update(self, rollout: Rollout, valid: Tensor, check: bool = True) -> dict[str, Tensor]:
+    def update(self, rollout: Rollout, valid: Tensor) -> dict[str, Tensor]:
         """Learns from a rollout; `valid` (T, B) is true where row t is followed by a transition to learn from.
 
         Returns means over the update of every loss term and diagnostic. Raises NonFiniteError before the optimiser
-        steps on a bad gradient; that look at the numbers is its only host sync, and `check=False`, for capture in a CUDA
-        graph, leaves it to the caller (`finite` in the result is 0 where a step was bad).
+        steps on a bad gradient; that look at the numbers is its only host sync.
         """
         if self.auxiliary:
             rollout = rollout._replace(past=self.past)
@@ -88,7 +95,7 @@ class Learner:
         logs: list[dict[str, Tensor]] = []
         for _ in range(self.settings.reuse):
             for part in self._minibatches(rollout, valid):
-                logs.append(self._step(*part, check))
+                logs.append(self._step(*part))
         if self.actor_lag:
             self._age(before)
         if self.auxiliary:
@@ -116,27 +123,36 @@ class Learner:
         order = torch.rand(valid.shape[1], generator=self.generator, device=valid.device).argsort()
         return [(_columns(rollout, part), valid[:, part]) for part in order.chunk(self.settings.minibatches)]
 
-    def _step(self, rollout: Rollout, valid: Tensor, check: bool) -> dict[str, Tensor]:
+    def _step(self, rollout: Rollout, valid: Tensor) -> dict[str, Tensor]:
+        norm, log = self._gradients(rollout, valid)
+        log = {name: x.clone() for name, x in log.items()}  # a replay overwrites them
+        if not torch.isfinite(log["loss"] + norm):
+            raise NonFiniteError(self._blame(log))
+        self._descend(norm)
+        return log
+
+    def gradients(self, rollout: Rollout, valid: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Leaves the loss's gradient in the parameters; returns its norm, and every loss term and diagnostic."""
         self.optimizer.zero_grad(set_to_none=True)
         terms, scales, log = self.losses(rollout, valid)
         assert terms.keys() == scales.keys()
         loss = sum(scales[name] * term for name, term in terms.items())
         loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.modules.parameters() if p.grad is not None])
-        finite = torch.isfinite(loss.detach() + norm)
-        if check and not finite:
-            raise NonFiniteError(self._blame(terms))
+        log |= {f"{name}_loss": term.detach() for name, term in terms.items()}
+        return norm, log | {"loss": loss.detach(), "grad_norm": norm}
+
+    def descend(self, norm: Tensor) -> None:
+        """The optimiser's step along a gradient of this norm."""
         if self.settings.max_grad_norm:
             nn.utils.clip_grads_with_norm_(self.modules.parameters(), self.settings.max_grad_norm, norm)
         self.optimizer.step()
         constrain(self.agent)
-        log |= {f"{name}_loss": term.detach() for name, term in terms.items()}
-        return log | {"loss": loss.detach(), "grad_norm": norm, "finite": finite.to(loss.dtype)}
 
-    def _blame(self, terms: dict[str, Tensor]) -> str:
-        for name, term in terms.items():
-            if not torch.isfinite(term):
-                return f"the {name} loss is {term.item()}"
+    def _blame(self, log: dict[str, Tensor]) -> str:
+        for name in (name for name in log if name.endswith("_loss")):
+            if not torch.isfinite(log[name]):
+                return f"the {name.removesuffix('_loss')} loss is {log[name].item()}"
         for name, p in self.modules.named_parameters():
             if p.grad is not None and not torch.isfinite(p.grad).all():
                 return f"the gradient of {name} is not finite"

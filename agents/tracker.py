@@ -1,4 +1,4 @@
-"""Running statistics of training, as tensors that a checkpoint can hold."""
+"""Running statistics of training, as tensors that a checkpoint can hold, changed in place."""
 
 from __future__ import annotations
 
@@ -53,11 +53,12 @@ class RewardScale:
             now = self.gamma * self.discounted + reward[t]
             square = torch.where(valid[t], now, 0).to(torch.float64).square().sum()
             self.moments += torch.stack([valid[t].sum().to(torch.float64), square])
-            self.discounted = torch.where(valid[t], now * discount[t], 0)
+            self.discounted.copy_(torch.where(valid[t], now * discount[t], 0))
         return reward / (self.moments[1] / self.moments[0]).sqrt().clamp(min=1e-4).to(reward.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"discounted": self.discounted, "moments": self.moments}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
-        self.discounted, self.moments = saved["discounted"].clone(), saved["moments"].clone()
+        self.discounted.copy_(saved["discounted"])
+        self.moments.copy_(saved["moments"])

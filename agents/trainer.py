@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.graphs import Recorded, Recorder
 from agents.learner import Learner
 from agents.rollout import Carry, Rollout, collect, stagger, start
 from agents.tracker import EpisodeTracker, RewardScale
@@ -31,7 +32,7 @@ class Trainer:
 
     def __init__(self, env: Stream, learner: Learner, *, steps: int, unroll_length: int, full_episode: bool,
                  learning_rate: Schedule, entropy_cost: Schedule, normalise_reward: bool, seed: int,
-                 stagger_episodes: bool = True):  # fmt: skip
+                 stagger_episodes: bool = True, recorder: Recorder | None = None):  # fmt: skip
         self.env, self.learner, self.steps = env, learner, steps
         self.learning_rate, self.entropy_cost, self.full_episode = learning_rate, entropy_cost, full_episode
         if full_episode and env.spec.max_rows is None:
@@ -42,6 +43,8 @@ class Trainer:
         learner.positions.manual_seed(seed + 2)
         self.tracker = EpisodeTracker(env.num_envs, env.device)
         self.scale = RewardScale(env.num_envs, learner.settings.gamma, env.device) if normalise_reward else None
+        self.recorder = recorder
+        self._record()
         self.step = self.update = 0
         if stagger_episodes and not full_episode:
             self.carry, self.step = stagger(env, learner.actor, self.generator)
@@ -62,16 +65,26 @@ class Trainer:
         if self.full_episode:
             self.carry = start(self.env, self.learner.actor)
             if self.scale:
-                self.scale.discounted = torch.zeros_like(self.scale.discounted)  # no row of an episode's start clears it
-        rollout, self.carry = collect(self.env, self.learner.actor, self.carry, self.unroll_length, self.generator)
-        valid = transitions(rollout, self.full_episode)
-        self.tracker.add(rollout.rows.reward[1:], valid, rollout.ended, rollout.success)
-        if self.scale:
-            rollout = self._scaled(rollout, valid)
+                self.scale.discounted.zero_()  # no row of an episode's start clears it
+        rollout, valid, self.carry = self._roll(self.carry)
         log = self.learner.update(rollout, valid)
         self.step += int(valid.sum())
         self.update += 1
         return log
+
+    def roll(self, carry: Carry) -> tuple[Rollout, Tensor, Carry]:
+        """One rollout with its rewards scaled and its episodes counted, where it has transitions, and what goes on."""
+        rollout, carry = collect(self.env, self.learner.actor, carry, self.unroll_length, self.generator)
+        valid = transitions(rollout, self.full_episode)
+        self.tracker.add(rollout.rows.reward[1:], valid, rollout.ended, rollout.success)
+        return self._scaled(rollout, valid) if self.scale else rollout, valid, carry
+
+    def _record(self) -> None:
+        """Rollouts and updates are recorded anew from here on, if they are at all."""
+        self._roll = self.roll
+        if self.recorder:
+            self._roll = Recorded(self.roll, self.recorder, (self.env.generator, self.generator))
+            self.learner.record(self.recorder)
 
     def _scaled(self, rollout: Rollout, valid: Tensor) -> Rollout:
         rows = rollout.rows
@@ -138,6 +151,7 @@ class Trainer:
             learner.past = saved["past"] and Step(*(x.to(device) for x in saved["past"]))
         self.step, self.update = saved["step"], saved["update"]
         learner.updates = self.update
+        self._record()
         return lost
 
     def _load_generators(self, saved: dict[str, Any]) -> list[str]:

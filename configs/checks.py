@@ -15,6 +15,9 @@ def check_combinations(config: Config) -> None:
                           f"cell.hidden_size={cell.hidden_size}; expected one of them to be null")
     if isinstance(config.aux, DecoderConfig):
         _check_auxiliary(config.aux, length)
+        if train.cuda_graphs:
+            raise ConfigError(f"train.cuda_graphs=true cannot record aux={config.aux.name}, which draws its positions on "
+                              f"the host; expected train.cuda_graphs=false or aux=none")
     if train.num_envs % agent.minibatches:
         divisors = [d for d in range(1, min(train.num_envs, 4096) + 1) if train.num_envs % d == 0]
         near = min(divisors, key=lambda d: abs(d - agent.minibatches))

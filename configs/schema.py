@@ -159,6 +159,7 @@ class TrainConfig:
     log_every: int = leaf(10, "updates between rows of metrics.jsonl", min=1)
     checkpoint_every: int = leaf(100, "updates between checkpoints", min=1)
     keep_checkpoints: int = leaf(3, "newest checkpoints to keep", min=1, max=10_000)
+    cuda_graphs: bool = leaf(False, "record rollout and update as CUDA graphs and replay them (needs a CUDA device)")
     threads: int | None = leaf(None, "CPU threads of torch; null: chosen for this machine", min=1, max=1024)
     evaluate_every: int = leaf(20, "updates between greedy evaluations; 0: only at the end", min=0)
     evaluate_episodes: int = leaf(256, "episodes of each of them", min=1, max=1_000_000)

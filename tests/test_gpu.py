@@ -8,9 +8,9 @@ import torch
 import build
 import train_agent
 from agents import checkpoint
-from agents.rollout import collect, start
+from agents.graphs import CudaRecorder, Recorded
+from agents.rollout import collect
 from agents.runlog import read_metrics
-from agents.trainer import transitions
 from configs.load import load_config
 from memory_cells import VARIANTS, make_core, unroll
 
@@ -46,36 +46,43 @@ def test_no_host_sync_inside_a_rollout():
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_rollout_and_update_can_be_captured_and_replayed():
-    """Each as one CUDA graph with registered generators; a replay equals the eager call from the same state."""
+def bits(trainer):
+    return {name: x.clone() for name, x in trainer.learner.agent.state_dict().items()}
+
+
+@pytest.mark.parametrize("tokens", [
+    [], ["agent=ppo", "agent.minibatches=4"], ["agent.actor_lag=2"], ["cell=hdetach-lstm"], ["cell=minlstm"],
+    ["env=minigrid_memory", "agent.head_size=16"],
+], ids=" ".join)  # fmt: skip
+def test_recorded_as_cuda_graphs_training_has_the_same_bits(tokens):
+    """Rollout, gradient and optimiser step are one graph each, with registered generators."""
+    whole, recorded = trainer_of(*tokens), trainer_of(*tokens, "train.cuda_graphs=true")
+    for _ in range(Recorded.WARM_UP + 3):
+        a, b = whole.iterate(), recorded.iterate()
+    assert recorded._roll.replay is not None and recorded.learner._descend.replay is not None
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    torch.testing.assert_close(bits(whole), bits(recorded), rtol=0, atol=0)
+    assert torch.equal(whole.carry.row.obs, recorded.carry.row.obs)
+
+
+def test_a_whole_update_can_be_one_graph():
     trainer = trainer_of("deterministic=false")
-    env, learner = trainer.env, trainer.learner
+    learner, (rollout, valid, _) = trainer.learner, trainer.roll(trainer.carry)
     learner.schedule(1e-3, 0.01, 0.0)
-    carry = start(env, learner.actor)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):  # warm up: buffers of the optimiser, handles of the libraries
-        for _ in range(3):
-            rollout, _ = collect(env, learner.actor, carry, 16, trainer.generator)
-            learner.update(rollout, transitions(rollout, False), check=False)
-    torch.cuda.current_stream().wait_stream(stream)
-    acting, learning = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-    for generator in (env.generator, trainer.generator):
-        acting.register_generator_state(generator)
-    learning.register_generator_state(learner.generator)
-    with torch.cuda.graph(acting):
-        rollout, _ = collect(env, learner.actor, carry, 16, trainer.generator)
-    valid = torch.ones(16, env.num_envs, dtype=torch.bool, device="cuda")
-    with torch.cuda.graph(learning):
-        log = learner.update(rollout, valid, check=False)
-    acting.replay()
-    first = rollout.rows.action.clone()
-    before = [p.detach().clone() for p in learner.agent.parameters()]
-    learning.replay()
-    torch.cuda.synchronize()
-    assert log["finite"] == 1
-    assert any(not torch.equal(a, b) for a, b in zip(before, learner.agent.parameters(), strict=True))
-    acting.replay()
-    assert not torch.equal(first, rollout.rows.action)  # the generators go on
+
+    def update():
+        norm, log = learner.gradients(rollout, valid)
+        learner.descend(norm)
+        return log["loss"]
+
+    recorder = CudaRecorder(trainer.env.device)
+    for _ in range(3):
+        recorder.warm_up(update)
+    loss, replay = recorder.record(update, ())
+    before = bits(trainer)
+    replay()
+    assert torch.isfinite(loss)
+    assert any(not torch.equal(x, before[name]) for name, x in bits(trainer).items())
 
 
 def test_resume_is_exact_and_checkpoints_move(tmp_path):

@@ -215,6 +215,8 @@ def test_it_costs_no_host_sync():
     (["cell=g-lstm", "cell.sigma_start=0"], ["out of range"]), (["cell=g-lstm", "cell.sigma_until=1.5"], ["out of range"]),
     (["cell=g-lstm", "cell.detach_until=0.5"], ["takes no detach_until", "hdetach-lstm"]),
     (["cell=hdetach-lstm", "cell.detach_until=2"], ["out of range"]),
+    (["train.cuda_graphs=true", "device=cpu"], ["train.cuda_graphs=true", "device=cpu", "train.cuda_graphs=false"]),
+    (["train.cuda_graphs=true", "aux=reconstruct"], ["train.cuda_graphs=true", "aux=reconstruct", "aux=none"]),
 ])  # fmt: skip
 def test_refused_in_one_line_before_anything_is_written(tokens, words, tmp_path, capsys):
     assert train_agent.main(["smoke", *tokens, f"run_dir={tmp_path / 'run'}"]) == 2
