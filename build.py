@@ -141,6 +141,10 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     actor = copy.deepcopy(agent) if a.actor_lag else agent
     settings = Settings(**{f.name: getattr(a, f.name) for f in dataclasses.fields(Settings)})
     learner = Learner(agent, actor, optimizer, settings, a.actor_lag, auxiliary)
+    room = env.spec.max_rows - 1 if a.full_episode and env.spec.max_rows else t.unroll_length
+    if auxiliary and config.aux.segment > room + config.aux.memory:
+        raise ConfigError(f"aux.segment={config.aux.segment} is longer than an episode here; expected at most "
+                          f"{room + config.aux.memory}")  # fmt: skip
     try:
         return Trainer(
             env, learner, steps=t.steps, unroll_length=t.unroll_length, full_episode=a.full_episode,
@@ -179,11 +183,12 @@ def diagnose_agent(config: Config, agent: Agent, device: torch.device, brief: bo
 
 
 def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[object], float]:
-    """The greedy success rate of `agent` as it stands, over `train.evaluate_episodes` episodes, the same each time.
+    """The greedy success rate of `agent` as it stands, over `train.evaluate_episodes` episodes, the same each time, and
+    others than those of the final evaluation: what a run stops at must not be what it is judged by.
 
     Its argument, once true, stops it (agents.evaluate.Stopped).
     """
-    episodes, seed = config.train.evaluate_episodes, config.evaluate.seed
+    episodes, seed = config.train.evaluate_episodes, (config.evaluate.seed + 1000) % 2**32
     env = make_env(config, min(config.evaluate.num_envs, episodes), device, seed)
 
     def watch(stop: object = False) -> float:

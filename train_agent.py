@@ -65,7 +65,8 @@ def train(config: Config, resume: Path | None, argv: list[str]) -> int:
         finished = session.run(interrupt)
         session.close()
         try:
-            report = build.evaluate_agent(config, trainer.learner.agent, device, interrupt) if finished else None
+            with interrupt.bounded(session.last_words):
+                report = build.evaluate_agent(config, trainer.learner.agent, device, interrupt) if finished else None
         except Stopped:
             report = None
     if report is None:

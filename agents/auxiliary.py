@@ -73,16 +73,18 @@ class Auxiliary(nn.Module):
         before = past.first.shape[0] if past is not None else 0
         T = rows.first.shape[0] - 1
         stream = rows if not before else Step(*(torch.cat(pair) for pair in zip(past, rows, strict=True)))
+        # as long as asked for, or at first, with less behind it than `memory`, as there is
+        segment = min(s.segment, T if s.kind == "predict" else before + T)
         draw = lambda low, high: int(torch.randint(low, high + 1, (), generator=generator))  # noqa: E731
         if s.kind == "predict":
-            anchor = draw(1, T + 1 - s.segment)  # the state has seen rows 0 .. anchor - 1 of the rollout
+            anchor = draw(1, T + 1 - segment)  # the state has seen rows 0 .. anchor - 1 of the rollout
             begin = before + anchor - 1
         else:
-            anchor = draw(max(1, s.segment - before), T)
-            begin = draw(0, before + anchor - s.segment)
+            anchor = draw(max(1, segment - before), T)
+            begin = draw(0, before + anchor - segment)
         end = before + anchor  # of what the state has seen, counted in the stream
         held = self._state_at(agent, rollout, state, anchor)
-        span = Step(*(x[begin : begin + s.segment + (s.kind == "predict")] for x in stream))
+        span = Step(*(x[begin : begin + segment + (s.kind == "predict")] for x in stream))
         last = max(end, begin + span.first.shape[0])
         same_episode = ~stream.first[begin + 1 : last].any(0)
         return self._decode(held, span, same_episode, end - begin)

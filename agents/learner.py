@@ -135,8 +135,7 @@ class Learner:
         """Leaves the loss's gradient in the parameters; returns its norm, and every loss term and diagnostic."""
         self.optimizer.zero_grad(set_to_none=True)
         terms, scales, log = self.losses(rollout, valid)
-        assert terms.keys() == scales.keys()
-        loss = sum(scales[name] * term for name, term in terms.items())
+        loss = sum(scales[name] * term for name, term in terms.items() if name in scales)
         loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.modules.parameters() if p.grad is not None])
         log |= {f"{name}_loss": term.detach() for name, term in terms.items()}
@@ -159,13 +158,13 @@ class Learner:
         return "the gradient's norm overflows"
 
     def losses(self, rollout: Rollout, valid: Tensor) -> tuple[dict, dict, dict]:
-        """Terms, their scales (equal keys) and diagnostics of one minibatch."""
+        """Terms, the scales of those that make the loss, and diagnostics of one minibatch."""
         s = self.settings
         output, rows, mu, valid = self._replay(rollout, valid)
         logits, value, action = output.logits[:-1], output.value, rows.action[1:]
         log_pi, log_mu = losses.log_prob(logits, action), losses.log_prob(mu, action)
         log_rho = torch.where(valid, (log_pi - log_mu).detach(), 0)
-        ret = self._returns(value.detach(), rows, ~valid, log_rho)
+        ret = self._returns(value.detach(), rollout.reward[s.burn_in :], rows.discount[1:], ~valid, log_rho)
         advantage = losses.normalise(ret.advantage, valid, s.normalise_advantage)
         if s.policy_loss == "ppo":
             policy = losses.ppo(log_pi, log_mu, advantage, valid, s.ppo_clip)
@@ -192,7 +191,7 @@ class Learner:
             log |= found
             scales["auxiliary"] = self.auxiliary.settings.cost
             if self.updates < self.auxiliary.settings.pretrain_updates:
-                scales = {name: scale if name == "auxiliary" else 0.0 for name, scale in scales.items()}
+                scales = {"auxiliary": scales["auxiliary"]}
         with torch.no_grad():
             log |= {
                 "entropy": -losses.negative_entropy(logits, valid),
@@ -202,8 +201,8 @@ class Learner:
             }
         return terms, scales, log
 
-    def _returns(self, value: Tensor, rows: Step, cut: Tensor, log_rho: Tensor) -> returns.Returns:
-        s, reward, discount = self.settings, rows.reward[1:], self.settings.gamma * rows.discount[1:]
+    def _returns(self, value: Tensor, reward: Tensor, discount: Tensor, cut: Tensor, log_rho: Tensor) -> returns.Returns:
+        s, discount = self.settings, self.settings.gamma * discount
         if s.returns == "gae":
             return returns.gae(value, reward, discount, cut, trace_lambda=s.trace_lambda)
         log_rho = log_rho if s.correct_off_policy else torch.zeros_like(log_rho)
@@ -247,7 +246,7 @@ def _columns(rollout: Rollout, part: Tensor) -> Rollout:
     state = tuple(s[part] for s in rollout.state)
     noise = tuple(n[:, part] for n in rollout.noise)
     ends = rollout.ended[:, part], rollout.success[:, part]
-    return Rollout(rows, rollout.logits[:, part], state, noise, *ends, past)
+    return Rollout(rows, rollout.reward[:, part], rollout.logits[:, part], state, noise, *ends, past)
 
 
 def make_optimizer(modules: nn.Module, name: str, learning_rate: float, beta1: float, beta2: float, eps: float,

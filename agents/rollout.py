@@ -21,6 +21,7 @@ class Carry(NamedTuple):
 
 class Rollout(NamedTuple):
     rows: Step  # each field (T+1, B, ...)
+    reward: Tensor  # (T, B): what is learned from, of transition t; rows hold what the agent saw
     logits: Tensor  # (T, B, A): behaviour policy at rows 0..T-1
     state: State  # the agent's state before row 0
     noise: tuple[Tensor, ...]  # of the core, each (T+1, B, .)
@@ -66,4 +67,4 @@ def collect(env: Stream, agent: Agent, carry: Carry, length: int, generator: tor
             success.append(env.success(env.state) & env.ended)
     stacked = Step(*(torch.stack(field) for field in zip(*rows, strict=True)))
     ends = torch.stack(ended), torch.stack(success)
-    return Rollout(stacked, torch.stack(logits), carry.state, noise, *ends), Carry(row, state)
+    return Rollout(stacked, stacked.reward[1:], torch.stack(logits), carry.state, noise, *ends), Carry(row, state)

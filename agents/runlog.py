@@ -9,6 +9,7 @@ clock and are left out where two runs are compared.
 """
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -147,14 +148,17 @@ class MetricsLog:
     """Appends rows to a JSON-lines file; each row is in the file when `write` returns.
 
     `offset` is the file's length in bytes. A checkpoint stores `sync()`, and a resumed run calls `truncate_to` with it,
-    so that no row is there twice and none is missing.
+    so that no row is there twice and none is missing. While it is open, no other process can open it.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._offset = os.fstat(self._file.fileno()).st_size
+        except BlockingIOError:
+            raise RunError(f"{self.path} is being written by another process; wait for its end, or stop it") from None
         except OSError as error:
             raise RunError(f"cannot open {self.path}: {error.strerror or error}") from error
 

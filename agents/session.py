@@ -26,16 +26,17 @@ from agents.trainer import Trainer
 class Interrupt:
     """Notes the first SIGINT or SIGTERM, so that the update under way can finish and be saved; a second one kills.
 
-    An update that has not finished `patience` seconds later is not waited for: inside `bounded(last_words)` the process
-    then says `last_words()` and leaves, with status 128 + the signal's number and what was saved before.
+    What has not finished `patience` seconds later is not waited for: inside `bounded(last_words)` the process then says
+    `last_words()` and leaves, with status 128 + the signal's number and what was saved before. A thread of its own sees to
+    that, for Python runs no handler while one long call computes.
     """
 
     def __init__(self, patience: float = 8.0):
         self.signum: int | None = None
         self.patience = patience
         self._previous: dict[int, Any] = {}
-        self._overdue: threading.Timer | None = None
         self._last_words: Callable[[], object] | None = None
+        self._left = threading.Event()
 
     def __bool__(self) -> bool:
         return self.signum is not None
@@ -43,9 +44,16 @@ class Interrupt:
     def __enter__(self) -> Interrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._note)
+        told, self._tell = os.pipe()
+        os.set_blocking(self._tell, False)
+        self._wakeup = signal.set_wakeup_fd(self._tell, warn_on_full_buffer=False)  # gets every signal's number at once
+        threading.Thread(target=self._watch, args=(told,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._left.set()
+        signal.set_wakeup_fd(self._wakeup)
+        os.close(self._tell)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -53,16 +61,18 @@ class Interrupt:
         self.signum = signum
         for number in self._previous:
             signal.signal(number, signal.SIG_DFL)
-        if self._last_words:
-            self._overdue = threading.Timer(self.patience, self._leave)
-            self._overdue.daemon = True
-            self._overdue.start()
 
-    def _leave(self) -> None:
-        if self._last_words:
-            self._last_words()
-            sys.stdout.flush()
-            os._exit(128 + self.signum)
+    def _watch(self, told: int) -> None:
+        with open(told, "rb", buffering=0) as numbers:
+            while (number := numbers.read(1)) and number[0] not in self._previous:
+                pass
+        wait = self.patience if number else 0.0
+        while number and not self._left.wait(wait):
+            if last_words := self._last_words:
+                last_words()
+                sys.stdout.flush()
+                os._exit(128 + number[0])
+            wait = 0.1
 
     @contextmanager
     def bounded(self, last_words: Callable[[], object]) -> Iterator[None]:
@@ -72,8 +82,6 @@ class Interrupt:
             yield
         finally:
             self._last_words = None
-            if self._overdue:
-                self._overdue.cancel()
 
 
 def check_like(saved: Any, own: Any, name: str) -> None:
@@ -161,7 +169,7 @@ class Session:
             while not (interrupt or self.finished):
                 histograms = {}
                 if self.pending is None:
-                    with interrupt.bounded(lambda: self._last_words(progress)):
+                    with interrupt.bounded(lambda: self.last_words(progress)):
                         log = trainer.iterate()
                     row = self._row(log) if trainer.update % self.log_every == 0 or trainer.done else {}
                     if self.diagnose_every and trainer.update % self.diagnose_every == 0:
@@ -171,7 +179,8 @@ class Session:
                     row, self.pending = self.pending, None
                 if self.watch and self.evaluate_every and trainer.update % self.evaluate_every == 0:
                     try:
-                        row["eval/success"] = self.watch(interrupt)
+                        with interrupt.bounded(lambda: self.last_words(progress)):
+                            row["eval/success"] = self.watch(interrupt)
                     except Stopped:
                         self.pending = row
                         break
@@ -195,10 +204,12 @@ class Session:
     def finished(self) -> bool:
         return self.pending is None and (self.trainer.done or self.solved)
 
-    def _last_words(self, progress: Progress) -> None:
-        progress.__exit__()
+    def last_words(self, progress: Progress | None = None) -> None:
+        """Of a process that leaves in the middle of something."""
+        if progress:
+            progress.__exit__()
         kept = checkpoint.list_checkpoints(self.run_dir)
-        print(f"the update under way is not waited for any longer; {kept[-1].name if kept else 'nothing'} is saved; "
+        print(f"what is under way is not waited for any longer; {kept[-1].name if kept else 'nothing'} is saved; "
               f"go on with: python train_agent.py --resume {self.run_dir}")  # fmt: skip
 
     def _row(self, log: dict[str, torch.Tensor]) -> dict[str, Any]:

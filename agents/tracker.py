@@ -7,22 +7,26 @@ from torch import Tensor
 
 
 class EpisodeTracker:
-    """Returns, lengths and successes of the episodes that end, summed until they are read."""
+    """Returns, lengths and successes of the episodes that end, summed until they are read. What ends an episode of which the
+    tracker has not seen the start (`partial`) counts for nothing."""
 
     def __init__(self, num_envs: int, device: torch.device):
         self.running = torch.zeros(2, num_envs, device=device, dtype=torch.float64)  # return, length so far
+        self.partial = torch.zeros(num_envs, device=device, dtype=torch.bool)
         self.sums = torch.zeros(4, device=device, dtype=torch.float64)  # episodes, return, length, success
 
     def add(self, reward: Tensor, valid: Tensor, ended: Tensor, success: Tensor) -> None:
         """One rollout, each (T, B): reward of transition t, whether it is one, whether it ends the episode, and how."""
-        ended, success = ended & valid, success & valid
+        ended = ended & valid
+        whole = ended & ~(self.partial & (ended.cumsum(0) == 1))  # the first end is a partial episode's
+        self.partial &= ~ended.any(0)
         steps = torch.stack([torch.where(valid, reward, 0).to(torch.float64), valid.to(torch.float64)])
         finished = torch.zeros(2, device=self.sums.device, dtype=torch.float64)
         for t in range(reward.shape[0]):
             self.running += steps[:, t]
-            finished += (self.running * ended[t]).sum(-1)
+            finished += (self.running * whole[t]).sum(-1)
             self.running *= ~ended[t]
-        self.sums += torch.cat([ended.sum().view(1), finished, success.sum().view(1)])
+        self.sums += torch.cat([whole.sum().view(1), finished, (success & whole).sum().view(1)])
 
     def read(self) -> dict[str, float | int | None]:
         """Means over the episodes since the last call; None where none ended."""
@@ -32,10 +36,11 @@ class EpisodeTracker:
         return {"episodes": int(episodes), "return": mean(total), "length": mean(length), "success": mean(success)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"running": self.running, "sums": self.sums}
+        return {"running": self.running, "sums": self.sums, "partial": self.partial}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         self.running.copy_(saved["running"])
+        self.partial.copy_(saved["partial"])
         self.sums.copy_(saved["sums"])
 
 

@@ -53,6 +53,7 @@ class Trainer:
                                  f"give more, or train.stagger_episodes=false")  # fmt: skip
         else:
             self.carry = start(env, learner.actor)
+        self.tracker.partial.copy_(~(self.carry.row.first | env.ended))
 
     @property
     def done(self) -> bool:
@@ -76,8 +77,10 @@ class Trainer:
         """One rollout with its rewards scaled and its episodes counted, where it has transitions, and what goes on."""
         rollout, carry = collect(self.env, self.learner.actor, carry, self.unroll_length, self.generator)
         valid = transitions(rollout, self.full_episode)
-        self.tracker.add(rollout.rows.reward[1:], valid, rollout.ended, rollout.success)
-        return self._scaled(rollout, valid) if self.scale else rollout, valid, carry
+        self.tracker.add(rollout.reward, valid, rollout.ended, rollout.success)
+        if self.scale:
+            rollout = rollout._replace(reward=self.scale(rollout.reward, rollout.rows.discount[1:], valid))
+        return rollout, valid, carry
 
     def _record(self) -> None:
         """Rollouts and updates are recorded anew from here on, if they are at all."""
@@ -85,11 +88,6 @@ class Trainer:
         if self.recorder:
             self._roll = Recorded(self.roll, self.recorder, (self.env.generator, self.generator))
             self.learner.record(self.recorder)
-
-    def _scaled(self, rollout: Rollout, valid: Tensor) -> Rollout:
-        rows = rollout.rows
-        reward = torch.cat([rows.reward[:1], self.scale(rows.reward[1:], rows.discount[1:], valid)])
-        return rollout._replace(rows=rows._replace(reward=reward))
 
     def state(self) -> dict[str, Any]:
         """Nested dict of tensors and plain numbers that the rest of the run depends on."""
@@ -139,6 +137,7 @@ class Trainer:
         self.tracker.load_state_dict(saved["tracker"])
         if not self.env.exact:
             self.tracker.running.zero_()  # of episodes that are broken off
+            self.tracker.partial.zero_()
             lost.append("the resume is not exact: this environment cannot be saved, and its episodes start anew")
         if self.scale:
             self.scale.load_state_dict({k: v.to(device) for k, v in saved["scale"].items()})

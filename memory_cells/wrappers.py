@@ -172,7 +172,8 @@ class Gaussian(nn.Module):
         if sigma_start == sigma_end and sigma_until != 1:
             raise ValueError(f"sigma_until={sigma_until} is the end of a curriculum from sigma_start to sigma_end; "
                              f"both are {sigma_start}")  # fmt: skip
-        self.horizon, self.curriculum = float(horizon), (sigma_start, sigma_end, sigma_until)
+        self.curriculum = sigma_start, sigma_end, sigma_until
+        self.register_buffer("horizon", torch.tensor(float(horizon)))  # a trained gate keeps it, whatever the task's length
         self.mu = nn.Parameter(torch.rand(hidden_size))
         self.sigma = nn.Parameter(torch.full((hidden_size,), 1 / 3))
         self.register_buffer("factor", torch.ones(1))

@@ -101,6 +101,17 @@ with Interrupt(patience=0.2) as interrupt:
 """
 
 
-def test_an_update_that_takes_too_long_is_not_waited_for():
-    done = subprocess.run([sys.executable, "-c", OVERDUE], cwd=ROOT, capture_output=True, text=True, timeout=60)
+IN_ONE_CALL = """
+import os, signal, threading, torch
+from agents.session import Interrupt
+with Interrupt(patience=0.2) as interrupt, interrupt.bounded(lambda: print("last words")):
+    threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    torch.linalg.svd(torch.randn(4000, 4000))
+    print("waited")
+"""
+
+
+@pytest.mark.parametrize("program", [OVERDUE, IN_ONE_CALL])
+def test_what_takes_too_long_is_not_waited_for(program):
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGTERM, "last words\n", "")

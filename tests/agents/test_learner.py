@@ -214,7 +214,7 @@ def test_nan_stops_before_the_step_and_is_named(where):
     learner = make_learner(agent)
     rollout, _ = rollout_of(agent)
     if where == "loss":
-        rollout = rollout._replace(rows=rollout.rows._replace(reward=rollout.rows.reward * float("nan")))
+        rollout = rollout._replace(reward=rollout.reward * float("nan"))
     else:
         agent.core.weight_h.register_hook(lambda g: g * float("nan"))
     before = [p.detach().clone() for p in agent.parameters()]
