@@ -213,7 +213,7 @@ def plain(*names: str, span: tuple[float, float]) -> Callable:
 
 
 FIGURES = {
-    "lstm-and-gru": of("lstm", "lstm-torch", "tied-lstm", "gru"),
+    "lstm-and-gru": of("lstm", "lstm-torch", "tied-lstm", "gru", "tied-gru"),
     "ur-lstm": of("u-lstm", "r-lstm", "cr-lstm", "ur-lstm", "o-lstm", "or-lstm", "om-lstm", "um-lstm", "cm-lstm"),
     "ur-gru": of("u-gru", "r-gru", "cr-gru", "ur-gru", "o-gru", "or-gru", "om-gru", "um-gru"),
     "chrono": of("chrono-lstm", "c-lstm", "heavy-chrono-lstm", "chrono-gru", "heavy-chrono-gru",

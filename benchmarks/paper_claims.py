@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         stopped = runs.run_all(options.out, claims, jobs, options.jobs, lambda line: print(line, flush=True))
         for line in stopped:
             print(f"error: {line}", file=sys.stderr)
-    findings = {claim.id: report.judge(claim, options.out, seeds, options.quick, stopped) for claim in claims}
+    findings = {claim.id: report.judge(claim, options.out, seeds, options.quick) for claim in claims}
     for claim in claims:
         found = findings[claim.id]
         print(f"{'QUICK ' if options.quick else ''}{claim.id}: {found.label} ({found.core_hours:.2f} core-hours)")

@@ -39,7 +39,7 @@ class CellConfig:
     horizon: float | None = leaf(None, "T_max of the chrono initialisation, env steps; null: the episode's length",
                                     min=2)
     bias: float | None = leaf(None, "forget-gate bias of cells with constant initialisation", min=-100, max=100)
-    refine_bias: str | None = leaf(None, "sign of the bias on the refine gate's pre-activation",
+    refine_bias: str | None = leaf(None, "refine gate's bias: minus the keep-bias or zero; null: zero unless that is uniform",
                                       choices=("neg", "zero"))
     reset_form: str | None = leaf(None, "GRU: reset gate after (PyTorch) or before (Cho) the recurrent matrix",
                                      choices=("after", "before"))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from memory_cells.inits import Constant, Init
+from memory_cells.inits import Constant, Init, Uniform
 from memory_cells.squash import Cumax, Sigmoid
 
 Squash = Callable[[], nn.Module]
@@ -108,22 +108,25 @@ class Ordered(Gate):
 class Refine(Gate):
     """The refine gate (Gu et al. 2020, arXiv 1910.09890): `g = r (1 - (1 - f)^2) + (1 - r) f^2`, `keep = g`, `write = 1 - g`.
 
-    `refine_bias="neg"` starts r at minus the keep-bias, as the public re-implementations of the paper's pseudo-code do;
-    `"zero"` starts r near one half, as the first author's later S4 code does. `primary` is what makes f, the squash unless
-    it is given: with `Cumax` this is the paper's OR, whose keep-bias is zero.
+    `refine_bias="neg"` starts r at minus the keep-bias, as the public re-implementations of the paper's pseudo-code do with
+    uniform biases; `"zero"` starts r near one half and so keep near f, as the first author's later S4 code does. None takes
+    "neg" for uniform biases and "zero" for others: no source has an offset there, and with one a chrono gate would forget in
+    half the time that its bias says. `primary` is what makes f, the squash unless it is given: with `Cumax` this is the
+    paper's OR, whose keep-bias is zero.
     """
 
     inputs = ("forget", "refine")
 
-    def __init__(self, squash: Squash = Sigmoid, refine_bias: str = "neg", primary: Squash | None = None):
+    def __init__(self, squash: Squash = Sigmoid, refine_bias: str | None = None, primary: Squash | None = None):
         super().__init__()
-        if refine_bias not in ("neg", "zero"):
+        if refine_bias not in (None, "neg", "zero"):
             raise ValueError(f"refine_bias must be 'neg' or 'zero', got {refine_bias!r}")
         self.refine_bias, self.squash_forget, self.squash_refine = refine_bias, (primary or squash)(), squash()
 
     def biases(self, init: Init, hidden_size: int) -> list[Tensor]:
         keep = _spread(self.squash_forget, init, hidden_size)
-        return [keep, -keep if self.refine_bias == "neg" else torch.zeros(hidden_size)]
+        offset = (self.refine_bias or ("neg" if isinstance(init, Uniform) else "zero")) == "neg"
+        return [keep, -keep if offset else torch.zeros(hidden_size)]
 
     def forward(self, forget: Tensor, refine: Tensor) -> tuple[Tensor, Tensor]:
         f, r = self.squash_forget(forget), self.squash_refine(refine)

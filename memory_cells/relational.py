@@ -30,7 +30,8 @@ class RMC(Cell):
 
     F = H / slots, attention of `heads` heads with q, k, v = LN(W_qkv X) and keys scaled by (F / heads)^-1/2, MLP of two
     layers with ReLU between. gate_style "unit": a gate for each entry, "memory": one for each slot. One attention block
-    a step. The state starts as identity rows, so that slots differ: at a reset it is not zero.
+    a step. The state starts as identity rows, so that slots differ: at a reset it is not zero. That needs F >= slots,
+    H = 16 at the defaults; in a smaller memory the last slots start alike and stay so.
     """
 
     def __init__(self, input_size: int, hidden_size: int, slots: int = 4, heads: int = 2, gate_style: str = "unit"):

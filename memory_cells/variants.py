@@ -134,7 +134,7 @@ TAKES = {
 #: option -> what it is, and a value other than the default
 OPTIONS = {
     "bias": ("keep-bias of the constant initialisation (default 1)", 2.0),
-    "refine_bias": ("where the refine gate starts: 'neg' (default), minus the keep-bias, or 'zero'", "zero"),
+    "refine_bias": ("start of the refine gate: 'neg', minus the keep-bias (default where that is uniform), or 'zero'", "zero"),
     "chunk": ("units that share a master gate (default 1); must divide the hidden size", 2),
     "reset_form": ("reset gate 'after' (default) or 'before' the recurrent product", "before"),
     "kaf_size": ("points of the KAF dictionary (default: one every 8/9)", 6),
@@ -203,6 +203,7 @@ VARIANTS = {
     "gru": Variant(
         "gru", "coupled", None, "Cho et al. 2014 as torch.nn.GRU, its own initialisation", {"weights": "torch"}
     ),
+    "tied-gru": Variant("gru", "coupled", "constant", f"{_GU} (--)"),
     "chrono-gru": Variant("gru", "coupled", "chrono", _TALLEC),
     "heavy-chrono-gru": Variant("gru", "coupled", "heavy", f"{_TALLEC}, unknown horizon"),
     "u-gru": Variant("gru", "coupled", "uniform", f"{_GU} (U-)"),

@@ -222,7 +222,8 @@ class TimeGate(Wrapper):
     starts it anew. In evaluation k below `threshold` (a buffer) counts as 0 and the unit need not be computed:
     `multiply_adds` says what that saves, and `step_open_units` saves it.
 
-    Raises ValueError around a cell whose states are not all H wide.
+    Raises ValueError around a cell whose states are not all H wide, or do not start at zero: such as the sLSTM's, whose
+    parts mean something together only, and cannot be mixed one by one.
     """
 
     rank = 3
@@ -233,6 +234,8 @@ class TimeGate(Wrapper):
             raise ValueError(
                 f"a time gate needs states of {inner.hidden_size} units; {type(inner).__name__} has others"
             )
+        if any(not s.is_meta and s.any() for s in inner.initial_state(1)):
+            raise ValueError(f"a time gate needs states that start at zero; those of {type(inner).__name__} do not")
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold must lie in [0, 1), got {threshold}")
         self.state_names = (*inner.state_names, "clock")
@@ -281,7 +284,8 @@ class TimeGate(Wrapper):
         A unit with k = 0 needs none of its rows of any matrix in that step, for its old value stays. times (T, B) int64:
         how often each row counts, if not once.
         """
-        products = sum(p.numel() for p in self.inner.parameters() if p.dim() == 2 and p.shape[1] != 1)
+        weights = [p for name, p in self.inner.named_parameters() if name.startswith("weight")]
+        products = sum(w.numel() for w in weights)
         times = torch.ones_like(first, dtype=torch.int64) if times is None else times
         open_units = (self.open(clocks(first, state[-1]).unsqueeze(-1)) > 0).sum(-1)
         return (open_units * times).sum() * (products // self.hidden_size), times.sum() * products

@@ -285,7 +285,7 @@ def test_the_cap_stops_further_runs(tmp_path):
     jobs, _ = runs.plan([claim], [1], False)
     lines = runs.run_all(tmp_path, [claim], jobs, 0, lambda line: None)
     assert len(lines) == 1 and "not started" in lines[0]
-    assert report.judge(claim, tmp_path, [1], False, lines).label == v.UNDECIDED
+    assert report.judge(claim, tmp_path, [1], False).label == v.UNDECIDED
 
 
 def test_the_table_keeps_its_budget():

@@ -29,10 +29,10 @@ class Finding:
     core_hours: float
 
 
-def judge(claim: Claim, out: Path, seeds: Sequence[int], quick: bool, stopped: Sequence[str] = ()) -> Finding:
+def judge(claim: Claim, out: Path, seeds: Sequence[int], quick: bool) -> Finding:
     """Reads the runs of `claim` and applies its rule at every condition that is complete.
 
-    A run that failed or was not started for want of core-hours (`stopped`) leaves its condition undecided; it is never left
+    A run that failed or was not started for want of core-hours leaves its condition undecided; it is never left
     out of an average. "not run" and "incomplete" are for runs that nobody has tried yet.
     """
     found: dict[str, dict[str, list[dict]]] = {}
@@ -44,7 +44,7 @@ def judge(claim: Claim, out: Path, seeds: Sequence[int], quick: bool, stopped: S
             continue
         for seed in seeds:
             result, name = store.read(out, spec, seed), store.name(spec, seed)
-            reason = store.failure(out, spec, seed) or next((line for line in stopped if name in line), None)
+            reason = store.failure(out, spec, seed)
             if result is not None:
                 found.setdefault(condition, {}).setdefault(arm, []).append(result)
                 used[name] = result["cpu_seconds"]

@@ -2,7 +2,7 @@
 
 OUT/runs/TASK-VARIANT-DIGEST-seedN.json    settings, curve, CPU seconds; DIGEST is of the settings, so changed ones
                                            are another file
-OUT/runs/... .failed                       why the last attempt broke off; gone once the run is done
+OUT/runs/... .failed                       why the last attempt broke off or was not made; gone once the run is done
 OUT/partial/...                            checkpoints of a run under way
 
 python -m benchmarks.claims.runs OUT SEED SPEC_JSON     one run, as a worker process does it
@@ -54,9 +54,16 @@ def read(out: Path, spec: Spec, seed: int) -> dict | None:
 
 
 def failure(out: Path, spec: Spec, seed: int) -> str | None:
-    """Why the last attempt failed, one line; None where it did not."""
+    """Why the last attempt failed or was not made, one line; None where it did not."""
     path = result_path(out, spec, seed).with_suffix(".failed")
     return path.read_text().strip().splitlines()[-1] if path.exists() else None
+
+
+def note_failure(out: Path, spec: Spec, seed: int, reason: str) -> None:
+    """Keeps what `failure` will say until the run is done."""
+    path = result_path(out, spec, seed).with_suffix(".failed")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, reason.encode())
 
 
 def execute(out: Path, spec: Spec, seed: int, after_step: Callable[[Run], None] | None = None,
@@ -67,14 +74,13 @@ def execute(out: Path, spec: Spec, seed: int, after_step: Callable[[Run], None] 
         return known
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.mkdir(parents=True, exist_ok=True)
-    failed = path.with_suffix(".failed")
     try:
         result = {"spec": asdict(spec), "seed": seed} | train(spec, seed, partial, checkpoint_every, after_step)
     except Exception:
-        write_atomic(failed, traceback.format_exc().encode())
+        note_failure(out, spec, seed, traceback.format_exc())
         raise
     write_atomic(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-    failed.unlink(missing_ok=True)
+    path.with_suffix(".failed").unlink(missing_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     return result
 
@@ -113,7 +119,9 @@ def run_all(out: Path, claims: Sequence[Claim], jobs: Sequence[Job], workers: in
         done = [read(out, other.spec, other.seed) for other in own[job.claim]]
         used = sum(r["cpu_seconds"] for r in done if r) / 3600
         if used >= caps[job.claim]:
-            return f"{label} not started: its claim has used {used:.2f} of {caps[job.claim]} core-hours"
+            reason = f"not started: its claim has used {used:.2f} of {caps[job.claim]} core-hours"
+            note_failure(out, job.spec, job.seed, reason)
+            return f"{label} {reason}"
         say(f"start {label}")
         try:
             if workers == 0:

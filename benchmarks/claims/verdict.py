@@ -5,7 +5,8 @@ difference of two arms' means without assuming equal variances (`difference`, We
 seed's data, but their spread comes from the initial weights, which differ. A statement is True where the whole interval lies
 on the claimed side, False where it lies on the other, None (open) otherwise. A claim is *shown* if all its statements are
 True, *refuted* if one is False, *undecided within budget* otherwise. No correction for several statements is made: "shown"
-needs all of them, which only makes it harder, and "refuted" is thus at 97.5 % one-sided per statement.
+needs all of them, which makes it harder, but for `either` and `all_but`, which make it easier; "refuted" is at 97.5 %
+one-sided per statement.
 
 Steps to solve are compared as log2. A run that did not solve stands at its last step, which is less than it would need: so
 for the claimed slower arm its bound is safe, and for the claimed faster arm the interval is opened to infinity.

@@ -240,10 +240,11 @@ def test_below_the_threshold_a_unit_stays_and_is_not_counted(path):
     assert core.multiply_adds(NO_RESET, start)[0] > executed  # the threshold is for evaluation
 
 
+@pytest.mark.parametrize("inputs", [1, I])
 @pytest.mark.parametrize("name", ["g-lstm", "phased-lstm"])
-def test_open_units_alone_give_the_same_step_and_execute_what_is_counted(name):
-    core = make_core(name, I, H, horizon=10, threshold=0.2).double().eval()
-    x, first = torch.randn(T, B, I, dtype=torch.float64), torch.zeros(1, B, dtype=torch.bool)
+def test_open_units_alone_give_the_same_step_and_execute_what_is_counted(name, inputs):
+    core = make_core(name, inputs, H, horizon=10, threshold=0.2).double().eval()
+    x, first = torch.randn(T, B, inputs, dtype=torch.float64), torch.zeros(1, B, dtype=torch.bool)
     state, total = core.initial_state(B), 0
     with torch.no_grad():
         for t in range(T):
@@ -255,7 +256,17 @@ def test_open_units_alone_give_the_same_step_and_execute_what_is_counted(name):
             total += executed
     assert 0 < total < T * dense / 2
     with pytest.raises(ValueError, match="no units by themselves"):
-        step_open_units(TimeGate(make_core("o-lstm", I, H), Gaussian(H, 10)), x[0], state)
+        step_open_units(TimeGate(make_core("o-lstm", inputs, H), Gaussian(H, 10)), x[0], state)
+
+
+def test_only_matrix_products_are_counted():
+    core = TimeGate(make_core("kaf-lstm", I, H), Gaussian(H, 10))  # its alphas are matrices too, and multiply nothing
+    assert core.multiply_adds(torch.zeros(1, 1, dtype=torch.bool), core.initial_state(1))[1] == 4 * H * (I + H)
+
+
+def test_a_time_gate_refuses_states_that_cannot_be_mixed():
+    with pytest.raises(ValueError, match="SLSTM do not"):
+        TimeGate(make_core("slstm", I, H), Gaussian(H, 10))
 
 
 # -- the NRU
