@@ -1,13 +1,18 @@
 """Combinations of settings that mean nothing: each raises a ConfigError that names the keys and a way out."""
 
 from configs.errors import ConfigError
-from configs.schema import Config, DecoderConfig
+from configs.schema import AgentConfig, Config, DecoderConfig
+
+#: setting of the agent -> the setting without which it does nothing
+NEEDS = {"ppo_clip": ("policy_loss", "ppo"), "rho_bar": ("returns", "vtrace"), "c_bar": ("returns", "vtrace"),
+         "adam_beta1": ("optimizer", "adam"), "start_state": ("full_episode", False)}  # fmt: skip
 
 
 def check_combinations(config: Config) -> None:
     """Raise ConfigError for a combination that no run can honour. What needs a cell or an env is checked in build."""
     agent, train, cell = config.agent, config.train, config.cell
     length = train.unroll_length
+    _check_unused(agent)
     if train.stop_at_success is not None and not train.evaluate_every:
         raise ConfigError(f"train.stop_at_success={train.stop_at_success} needs train.evaluate_every above 0")
     if cell.hidden_size is not None and cell.match_parameters is not None:
@@ -45,6 +50,14 @@ def check_combinations(config: Config) -> None:
     if agent.returns == "gae" and agent.policy_loss == "pg" and agent.correct_off_policy and off_policy:
         raise ConfigError(f"agent.returns=gae does not correct for off-policy data ({off_policy}); expected "
                           f"agent.returns=vtrace, agent.policy_loss=ppo, or agent.correct_off_policy=false")
+
+
+def _check_unused(agent: AgentConfig) -> None:
+    for key, (other, needed) in NEEDS.items():
+        value = getattr(agent, key)
+        if value != getattr(AgentConfig, key) and getattr(agent, other) != needed:
+            raise ConfigError(f"agent.{key}={value} does nothing without agent.{other}={str(needed).lower()}; expected "
+                              f"agent.{key}={getattr(AgentConfig, key)}, the default, or that")
 
 
 def _check_auxiliary(aux: DecoderConfig, length: int) -> None:

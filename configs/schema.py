@@ -96,7 +96,7 @@ class AgentConfig:
     returns: str = leaf("vtrace", "which target and advantage", choices=("vtrace", "gae"))
     policy_loss: str = leaf("pg", "policy gradient, or PPO's clipped surrogate", choices=("pg", "ppo"))
     ppo_clip: float = leaf(0.2, "PPO: half width of the ratio's clip", min=1e-6, max=10)
-    rho_bar: float = leaf(1.0, "V-trace: clip of the importance ratio in delta", min=0)
+    rho_bar: float = leaf(1.0, "V-trace: clip of the importance ratio in delta", min=1e-6)
     c_bar: float = leaf(1.0, "V-trace: clip of the importance ratio in the trace", min=0)
     correct_off_policy: bool = leaf(True, "false: ratios of 1 whatever the data (uncorrected A2C)")
     value_cost: float = leaf(0.5, "weight of the value loss", min=0)
@@ -118,7 +118,7 @@ class AgentConfig:
     start_state: str = leaf("stored", "state at a rollout's start when learning", choices=("stored", "zero"))
     bptt_length: int | None = leaf(None, "steps that a gradient travels back; null: the whole rollout", min=1)
     burn_in: int = leaf(0, "first steps of a rollout that only warm the state up", min=0)
-    full_episode: bool = leaf(False, "learn from whole episodes, from their first step")
+    full_episode: bool = leaf(False, "learn from whole episodes, from their first step; train.unroll_length is then unused")
     # network
     embedding_size: int = leaf(64, "width of the observation encoder", min=1, max=65536)
     head_size: int | None = leaf(None, "units of a hidden layer between core and outputs; null: none", min=1, max=65536)
