@@ -224,12 +224,13 @@ def report_line(report: dict[str, Any]) -> str:
     best, chance = report["reference"]["r_star"], report["reference"]["chance"]
     known = [] if best is None else [f"optimum {best:g}"]
     known += [] if chance is None else [f"chance success {chance:.0%}"]
+    known += [] if report["greedy"].get("score") is None else ["score 0 is chance, 1 the optimum"]
     return f"{report['episodes']} episodes: {'; '.join(parts)}" + (f" ({', '.join(known)})" if known else "")
 
 
-def load_agent(run_dir: Path, config: Config, env: Stream) -> tuple[Agent, dict[str, int]]:
-    """The agent of a run's latest checkpoint and where it stood. Raises CheckpointError."""
-    tensors, meta, folder = checkpoint.load(run_dir)
+def load_agent(run_dir: Path, config: Config, env: Stream, which: str = "latest") -> tuple[Agent, dict[str, int]]:
+    """The agent of a run's checkpoint and where it stood. Raises CheckpointError."""
+    tensors, meta, folder = checkpoint.load(run_dir, which)
     agent = make_agent(config, env)
     try:
         state = checkpoint.unflatten(tensors, meta["trainer"])

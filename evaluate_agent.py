@@ -2,6 +2,7 @@
 
     python evaluate_agent.py RUN [--episodes N] [--lengths 50,100,200] [--diagnose] [--json] [key=value ...]
 
+RUN may be one of the run's checkpoint folders too (RUN/checkpoints/NAME).
 --lengths evaluates once per length (of a T-maze: its corridor); --json prints one JSON object on standard output and
 nothing else; key=value changes the environment or the evaluation (env.corridor_length=100, evaluate.seed=7, device=cpu),
 and of a cell with a time gate the openness below which a unit is not computed (cell.threshold=0.05). For such a cell the
@@ -22,7 +23,8 @@ import build  # sets the environment that torch is imported in, so it comes firs
 from agents.checkpoint import CheckpointError
 from agents.diagnose import plain, summary, write_report
 from agents.evaluate import row_seconds
-from agents.runlog import RunError, check_run
+from agents.runlog import RunError, find_run
+from configs.arguments import Parser
 from configs.errors import ConfigError
 from envs.group import EnvError
 
@@ -32,40 +34,40 @@ CHANGEABLE = ("env.", "evaluate.", "device", "train.threads", "cell.path", "cell
 TIMED = 256
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise ConfigError(message)
-
-
 def lengths(text: str) -> list[int]:
     """'50,100' -> [50, 100]."""
     try:
-        return [int(part) for part in text.split(",")]
+        found = [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected integers such as 50,100,200, got {text!r}") from None
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"a length is given twice: {text}")
+    return found
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    parser.add_argument("--episodes", type=int)
-    parser.add_argument("--lengths", type=lengths)
-    parser.add_argument("--diagnose", action="store_true")
-    parser.add_argument("--json", action="store_true")
+    parser = Parser(__doc__)
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run's folder, or one of its checkpoint folders")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="a setting that this evaluation changes")
+    parser.add_argument("--episodes", metavar="N", help="how many, from 1 (default: the run's evaluate.episodes, 1000)")
+    parser.add_argument("--lengths", type=lengths, metavar="N,N,...", help="one evaluation for each length of the task")
+    parser.add_argument("--diagnose", action="store_true", help="gates, gradient by lag, memory probe, credit, and figures")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     options = parser.parse_intermixed_args(argv)
+    if options.run is None:
+        raise ConfigError("give a RUN to evaluate: a run's folder, or one of its checkpoint folders")
     if options.diagnose and options.lengths is not None:
         raise ConfigError("--diagnose is of one length; give it as a setting (env.corridor_length=100), not with --lengths")
     extra = [] if options.episodes is None else [f"evaluate.episodes={options.episodes}"]
     return options, [*options.settings, *extra]
 
 
-def evaluate(run_dir: Path, tokens: list[str], diagnose: bool = False) -> dict:
-    """The report of one setting of the environment; with the diagnosis under "diagnose", written to the run's folder."""
+def evaluate(run_dir: Path, which: str, tokens: list[str], diagnose: bool = False) -> dict:
+    """The report of one checkpoint and setting; with the diagnosis under "diagnose", written to the run's folder."""
     config = build.run_config(run_dir, tokens, CHANGEABLE)
     device = build.set_up_torch(config)
     env = build.make_env(config, 1, device, seed=0)
-    agent, where = build.load_agent(run_dir, config, env)
+    agent, where = build.load_agent(run_dir, config, env, which)
     report = build.evaluate_agent(config, agent, device) | where
     if seconds := row_seconds(agent, min(round(report["greedy"]["mean_length"]), TIMED)):
         report["row_seconds"] = seconds
@@ -88,14 +90,14 @@ def show(report: dict, as_json: bool, run_dir: Path) -> None:
 def main(argv: list[str]) -> int:
     try:
         options, tokens = parse(argv)
-        check_run(options.run)
+        run_dir, which = find_run(options.run)
         if options.lengths is None:
-            show(evaluate(options.run, tokens, options.diagnose), options.json, options.run)
+            show(evaluate(run_dir, which, tokens, options.diagnose), options.json, run_dir)
             return 0
-        env = build.run_config(options.run, tokens, CHANGEABLE).env
+        env = build.run_config(run_dir, tokens, CHANGEABLE).env
         if env.length_key is None:
             raise ConfigError(f"--lengths: env={env.name} has no length to vary")
-        reports = {n: evaluate(options.run, [*tokens, f"env.{env.length_key}={n}"]) for n in options.lengths}
+        reports = {n: evaluate(run_dir, which, [*tokens, f"env.{env.length_key}={n}"]) for n in options.lengths}
         if options.json:
             print(json.dumps({"lengths": reports}))
         for length, report in () if options.json else reports.items():

@@ -23,9 +23,10 @@ import torch
 
 from agents.checkpoint import CheckpointError
 from agents.film import FilmError, shoot
-from agents.runlog import RunError, TensorBoardMirror, check_run
+from agents.runlog import RunError, TensorBoardMirror, find_run
 from agents.scenes import scenes
 from agents.video import write
+from configs.arguments import Parser
 from configs.errors import ConfigError
 from configs.schema import EnvConfig
 from envs.group import EnvError
@@ -34,21 +35,18 @@ from envs.group import EnvError
 CHANGEABLE = ("env.", "evaluate.seed", "device", "train.threads")
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise ConfigError(message)
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    parser.add_argument("--episodes", type=int, default=1)
-    parser.add_argument("--max-steps", type=int, default=2000)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--fps", type=float)
-    parser.add_argument("--sampled", action="store_true")
+    parser = Parser(__doc__)
+    parser.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run's folder, or one of its checkpoint folders")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="a setting that this film changes")
+    parser.add_argument("--episodes", type=int, default=1, metavar="N", help="on each side, one after the other (default 1)")
+    parser.add_argument("--max-steps", type=int, default=2000, metavar="N", help="break an episode off there (default 2000)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help=".mp4 or .gif; both are written (default: RUN/video.mp4)")
+    parser.add_argument("--fps", type=float, metavar="F", help="frames a second, 0.1 to 240 (default: 8 to 30, by its length)")
+    parser.add_argument("--sampled", action="store_true", help="draw actions from the policy, not the likeliest")
     options = parser.parse_intermixed_args(argv)
+    if options.run is None:
+        raise ConfigError("give a RUN to film: a run's folder, or one of its checkpoint folders")
     if options.episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, got {options.episodes}")
     if options.max_steps < 1:
@@ -69,20 +67,21 @@ def about(env: EnvConfig) -> str:
 
 def film(options: argparse.Namespace) -> str:
     """Shoots and writes; returns the line to print."""
-    out = options.out or options.run / "video.mp4"
-    config = build.run_config(options.run, options.settings, CHANGEABLE)
+    run_dir, which = find_run(options.run)
+    out = options.out or run_dir / "video.mp4"
+    config = build.run_config(run_dir, options.settings, CHANGEABLE)
     device, seed = build.set_up_torch(config), config.evaluate.seed
     env = build.make_env(config, 2 * options.episodes, device, seed, render=True)
     if env.cue(env.state) is not None:  # more of them, so that two cue values are among them
         env = build.make_env(config, max(32, 16 * options.episodes), device, seed, render=True)
-    agent, where = build.load_agent(options.run, config, env)
+    agent, where = build.load_agent(run_dir, config, env, which)
     generator = torch.Generator(device).manual_seed(seed + 1) if options.sampled else None
     pairs = shoot(agent, env, options.episodes, generator, options.max_steps)
     note = f"trained {where['step']:,} steps · {'sampled' if options.sampled else 'greedy'}"
     mp4, gif = out.with_suffix(".mp4"), out.with_suffix(".gif")
     frames = write(scenes(pairs, env.action_names, (config.cell.name, about(config.env)), note), mp4, gif, options.fps)
     if options.out is None:
-        board = TensorBoardMirror(options.run / "tensorboard")
+        board = TensorBoardMirror(run_dir / "tensorboard")
         board.write_film(where["step"], gif)
         board.close()
     episodes = [episode for pair in pairs for episode in pair]
@@ -95,7 +94,6 @@ def film(options: argparse.Namespace) -> str:
 def main(argv: list[str]) -> int:
     try:
         options = parse(argv)
-        check_run(options.run)
         print(film(options))
         return 0
     except (ConfigError, RunError, CheckpointError, FilmError, EnvError) as error:

@@ -3,7 +3,8 @@
     python train_agent.py [CONFIG] [cell=NAME env=NAME agent=NAME] [key=value ...]
     python train_agent.py --resume RUN [key=value ...]
 
-CONFIG is a name under configs/ or a path (default: default). `--help` lists every key.
+CONFIG is a name under configs/ or a path (default: default). RUN is a run's folder, or one of its checkpoint folders to go on
+from that. `--help` lists every key.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from agents.checkpoint import CheckpointError
 from agents.evaluate import Stopped
 from agents.film import FilmError
 from agents.learner import NonFiniteError
-from agents.runlog import RunError, TensorBoardMirror, check_run, create_run_dir, write_run_files, write_text
+from agents.runlog import RunError, TensorBoardMirror, create_run_dir, find_run, write_run_files, write_text
 from agents.session import Interrupt, Session
+from configs.arguments import show_help
 from configs.describe import describe
 from configs.errors import ConfigError
 from configs.load import flatten_config, load_config, to_yaml
@@ -31,8 +33,8 @@ RESUMABLE = ("device", "train.checkpoint_every", "train.keep_checkpoints", "trai
              "env.timeout")  # fmt: skip
 
 
-def parse(argv: list[str]) -> tuple[Config, Path | None]:
-    """The config, and the run to resume if any. Raises ConfigError, RunError."""
+def parse(argv: list[str]) -> tuple[Config, tuple[Path, str] | None]:
+    """The config, and if a run is to be resumed its folder and checkpoint. Raises ConfigError, RunError."""
     options = [token for token in argv if token.startswith("-")]
     if not options:
         return load_config(argv, build.KNOWN_CELLS), None
@@ -41,26 +43,30 @@ def parse(argv: list[str]) -> tuple[Config, Path | None]:
         told = f"unknown option {wrong}; the options are --resume RUN and --help" if wrong else "--resume needs one RUN"
         raise ConfigError(told)
     at = argv.index("--resume")
-    run_dir, tokens = Path(argv[at + 1]), argv[:at] + argv[at + 2 :]
-    check_run(run_dir)
-    return build.run_config(run_dir, tokens, RESUMABLE), run_dir
+    (run_dir, which), tokens = find_run(Path(argv[at + 1])), argv[:at] + argv[at + 2 :]
+    return build.run_config(run_dir, tokens, RESUMABLE), (run_dir, which)
 
 
-def train(config: Config, resume: Path | None, argv: list[str]) -> int:
+def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> int:
     """Trains, evaluates, and returns the exit status."""
     device = build.set_up_torch(config)
     trainer = build.make_trainer(config, device)  # before the folder: a bad combination must leave nothing behind
-    run_dir = resume or create_run_dir(config.run_dir, name=f"{config.env.name}-{config.cell.name}-s{config.seed}")
-    if not resume:
+    if resume:
+        run_dir = resume[0]
+    else:
+        run_dir = create_run_dir(config.run_dir, name=f"{config.env.name}-{config.cell.name}-s{config.seed}")
         write_run_files(run_dir, to_yaml(config), argv, trainer.env.exact)
     t = config.train
     session = Session(run_dir, trainer, log_every=t.log_every, checkpoint_every=t.checkpoint_every,
                       keep=t.keep_checkpoints, evaluate_every=t.evaluate_every,
                       watch=build.watcher(config, trainer.learner.agent, device),
                       stop_at_success=t.stop_at_success, diagnose_every=t.diagnose_every)  # fmt: skip
-    print(f"run folder: {run_dir}")
-    for remark in (*trainer.env.remarks, *(session.restore() if resume else ())):
-        print(remark)
+    restored = session.restore(resume[1]) if resume else ()
+    print(f"run folder: {run_dir}", *trainer.env.remarks, *restored, sep="\n")
+    if resume and session.finished and (report := _result(run_dir)):
+        session.close()
+        print("this run has ended; its result:")
+        return _conclude(run_dir, config, report)
     with Interrupt() as interrupt:
         finished = session.run(interrupt)
         session.close()
@@ -73,13 +79,28 @@ def train(config: Config, resume: Path | None, argv: list[str]) -> int:
         where = f"at step {trainer.step:,}" if not finished else "in the final evaluation"
         print(f"stopped {where} and saved; go on with: python train_agent.py --resume {run_dir}")
         return 128 + interrupt.signum
+    if session.solved:
+        print(f"ended at step {trainer.step:,}: greedy success reached train.stop_at_success={t.stop_at_success:g}")
     report |= {"step": trainer.step, "update": trainer.update}
     write_text(run_dir / "evaluation.json", json.dumps(report, indent=2) + "\n")
     board = TensorBoardMirror(run_dir / "tensorboard")
     board.write_settings(trainer.step, flatten_config(config), build.results(report))
     board.close()
+    return _conclude(run_dir, config, report)
+
+
+def _result(run_dir: Path) -> dict | None:
+    """The final evaluation, if there is one."""
+    try:
+        return json.loads((run_dir / "evaluation.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _conclude(run_dir: Path, config: Config, report: dict) -> int:
     print(build.report_line(report))
-    print(film(run_dir) if config.train.film else f"film it with: python record_video.py {run_dir}")
+    wanted = config.train.film and not (run_dir / "video.mp4").exists()
+    print(film(run_dir) if wanted else f"film it with: python record_video.py {run_dir}")
     return 0
 
 
@@ -96,7 +117,7 @@ def film(run_dir: Path) -> str:
 def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
         cells = textwrap.fill("cells: " + " ".join(build.KNOWN_CELLS), 120, subsequent_indent="  ", break_on_hyphens=False)
-        print(f"{__doc__.strip()}\n\n{cells}\n\n{describe()}")
+        show_help(f"{__doc__.strip()}\n\n{cells}\n\n{describe()}")
         return 0
     try:
         return train(*parse(argv), argv)

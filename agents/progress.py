@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-SHOWN = ("success", "return", "entropy", "loss")
+SHOWN = ("success", "greedy", "return", "entropy", "loss")
 BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 REDRAW_SECONDS = 0.1
 
@@ -92,14 +92,16 @@ class Screen:
 class Progress(Screen):
     """Shows steps, steps per second, the metrics of SHOWN, and the time left.
 
-    total_steps: environment steps of the whole run. initial_step: where a resumed run begins. interval: seconds between
-    plain lines. Metrics are found by the last part of their key ("train/success" is success), later keys winning.
+    total_steps: environment steps of the whole run; may_end_early: it may need fewer. initial_step: where a resumed run
+    begins. interval: seconds between plain lines. Metrics are found by the last part of their key ("train/success" is
+    success), but an evaluation's success is "greedy"; later keys win.
     """
 
-    def __init__(self, total_steps: int, stream: TextIO | None = None, *, initial_step: int = 0, interval: float = 5.0
-                 ) -> None:
+    def __init__(self, total_steps: int, stream: TextIO | None = None, *, initial_step: int = 0, interval: float = 5.0,
+                 may_end_early: bool = False) -> None:
         super().__init__(stream, interval)
-        self.total, self.step = max(int(total_steps), 1), initial_step
+        self.total, self.step, self.may_end_early = max(int(total_steps), 1), initial_step, may_end_early
+        self._said = ""
         self._metrics: dict[str, float] = {}
         self._success: list[float] = []
         self._marks: deque[tuple[float, int]] = deque([(time.monotonic(), initial_step)])
@@ -108,7 +110,7 @@ class Progress(Screen):
         """Report that `step` environment steps are done, with metrics where there are new ones."""
         self.step = step
         for key, value in (metrics or {}).items():
-            name = key.rsplit("/", 1)[-1]
+            name = "greedy" if key == "eval/success" else key.rsplit("/", 1)[-1]
             if name in SHOWN and isinstance(value, (int, float)):
                 self._metrics[name] = float(value)
                 if name == "success" and math.isfinite(value):
@@ -128,7 +130,8 @@ class Progress(Screen):
 
     def _left(self) -> str:
         rate = self._rate()
-        return duration(max(self.total - self.step, 0) / rate) if rate > 0 else "-"
+        left = duration(max(self.total - self.step, 0) / rate) if rate > 0 else "-"
+        return f"at most {left}" if self.may_end_early else left
 
     def _metric(self, name: str) -> str:
         return f"{name} {self._metrics[name]:.3g}" if name in self._metrics else f"{name} -"
@@ -136,10 +139,12 @@ class Progress(Screen):
     def _line(self) -> str:
         share = f"{min(self.step / self.total, 1):.0%}"
         parts = [f"{self.step:,}/{self.total:,} steps ({share})", f"{short(self._rate())} steps/s"]
-        return "  ".join([*parts, *(self._metric(m) for m in SHOWN if m in self._metrics), f"left {self._left()}"])
+        self._said = "  ".join([*parts, *(self._metric(m) for m in SHOWN if m in self._metrics), f"left {self._left()}"])
+        return self._said
 
     def _last_line(self) -> str:
-        return self._line() if self._metrics else ""
+        said = self._said
+        return self._line() if self._metrics and not said.startswith(f"{self.step:,}/") else ""
 
     def _picture(self) -> Text:
         width = max(self._console.width - 1, 10)

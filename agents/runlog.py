@@ -9,6 +9,7 @@ clock and are left out where two runs are compared.
 """
 
 import contextlib
+import difflib
 import fcntl
 import json
 import math
@@ -323,9 +324,19 @@ class TensorBoardMirror:
             self._writer = None
 
 
-def check_run(run_dir: Path) -> None:
-    """Raises RunError where `run_dir` is no run."""
-    if not run_dir.is_dir():
-        raise RunError(f"no such run folder: {run_dir}")
-    if not (run_dir / "config.yaml").is_file():
+def find_run(path: Path) -> tuple[Path, str]:
+    """The run folder and the checkpoint that `path` names: RUN is RUN's latest, RUN/checkpoints/NAME is NAME.
+
+    Raises RunError where there is no such run; the message names the one that is spelt most like it.
+    """
+    run_dir, which = (path.parent.parent, path.name) if path.parent.name == "checkpoints" else (path, "latest")
+    if (run_dir / "config.yaml").is_file():
+        return run_dir, which
+    if run_dir.is_dir():
         raise RunError(f"{run_dir} is not a run folder (it holds no config.yaml)")
+    try:
+        others = [p.name for p in run_dir.parent.iterdir() if (p / "config.yaml").is_file()]
+    except OSError:
+        others = []
+    near = difflib.get_close_matches(run_dir.name, others, 1, 0)
+    raise RunError(f"no such run folder: {run_dir}" + (f"; did you mean {run_dir.parent / near[0]}?" if near else ""))

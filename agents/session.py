@@ -19,7 +19,7 @@ from agents import checkpoint
 from agents.diagnostics import gates_now
 from agents.evaluate import Stopped
 from agents.progress import Progress
-from agents.runlog import MetricsLog, TensorBoardMirror
+from agents.runlog import MetricsLog, RunError, TensorBoardMirror
 from agents.trainer import Trainer
 
 
@@ -114,22 +114,23 @@ class Session:
         self.run_dir, self.trainer, self.keep = run_dir, trainer, keep
         self.log_every, self.checkpoint_every, self.evaluate_every = log_every, checkpoint_every, evaluate_every
         self.watch, self.stop_at_success, self.diagnose_every = watch, stop_at_success, diagnose_every
+        if checkpoint.list_checkpoints(run_dir) and not (run_dir / "metrics.jsonl").exists():
+            raise RunError(f"{run_dir / 'metrics.jsonl'} is missing; without its record the run cannot go on")
         self.metrics = MetricsLog(run_dir / "metrics.jsonl")
         self.solved = False
         self.saved: tuple[int, bool] | None = None  # the update, and whether its row was pending
         self.pending: dict[str, Any] | None = None  # a row whose evaluation a signal broke off
 
-    def restore(self) -> list[str]:
-        """Loads the latest checkpoint, if there is one; a run killed before its first starts anew, with the same result.
+    def restore(self, which: str = "latest") -> list[str]:
+        """Loads a checkpoint, if there is one; a run killed before its first starts anew, with the same result.
 
         Returns remarks for the user. Raises CheckpointError, RunError.
         """
         found = checkpoint.list_checkpoints(self.run_dir)
-        begun = any(not f.name.startswith(f"{self.trainer.step:012d}") for f in found)
-        if not begun and not (self.run_dir / "checkpoints" / "latest").exists():
-            self.metrics.truncate_to(0)
+        begun = any(not f.name.startswith(f"{self.trainer.step:012d}") for f in found) or self.metrics.offset
+        if not begun and which == "latest" and not (self.run_dir / "checkpoints" / "latest").exists():
             return ["no checkpoint yet: starting from the beginning"]
-        tensors, meta, folder = checkpoint.load(self.run_dir)
+        tensors, meta, folder = checkpoint.load(self.run_dir, which)
         try:
             state = checkpoint.unflatten(tensors, meta["trainer"])
             check_like(state, self.trainer.state_like(state), "trainer")
@@ -144,7 +145,8 @@ class Session:
         self.solved, self.pending = meta["solved"], pending
         self.metrics.truncate_to(meta["metrics_offset"])
         self.saved = self._moment
-        return [f"resumed at step {self.trainer.step:,} from {folder.name}", *lost]
+        again = [] if which == "latest" else ["what came after that checkpoint is dropped and made anew"]
+        return [f"resumed at step {self.trainer.step:,} from {folder.name}", *again, *lost]
 
     def save(self) -> None:
         if self.saved == self._moment:
@@ -165,7 +167,8 @@ class Session:
         # a resumed run has the row of this step already, unless its evaluation was broken off; it hides what it writes anew
         board = TensorBoardMirror(self.run_dir / "tensorboard", purge_step=trainer.step + (self.pending is None))
         self.save()  # so that there is something to resume from at any moment
-        with Progress(trainer.steps, initial_step=trainer.step) as progress:
+        early = self.stop_at_success is not None
+        with Progress(trainer.steps, initial_step=trainer.step, may_end_early=early) as progress:
             while not (interrupt or self.finished):
                 histograms = {}
                 if self.pending is None:

@@ -152,7 +152,7 @@ class DecoderConfig(AuxConfig):
 class TrainConfig:
     """How much, how wide, how often."""
 
-    steps: int = leaf(1_000_000, "environment steps in all", min=1, max=10**13)
+    steps: int = leaf(1_000_000, "environment steps in all, up to a whole update more", min=1, max=10**13)
     num_envs: int = leaf(128, "environments side by side", min=1, max=1_048_576)
     unroll_length: int = leaf(64, "steps of every environment between updates", min=1, max=1_048_576)
     stagger_episodes: bool = leaf(True, "spread the environments over their episodes before training starts")

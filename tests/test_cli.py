@@ -14,8 +14,8 @@ import build
 import evaluate_agent
 import train_agent
 from agents import losses
-from agents.checkpoint import load
-from agents.runlog import read_metrics
+from agents.checkpoint import list_checkpoints, load
+from agents.runlog import MetricsLog, read_metrics
 from configs import Config, flatten_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +61,8 @@ def refused(tmp_path, monkeypatch, capsys):
         capsys.readouterr()
         assert main([str(a) for a in arguments]) == 2
         told = capsys.readouterr()
-        assert told.err.startswith("error: ") and told.err.count("\n") == 1 and told.err.endswith("\n"), told.err
+        assert not told.out and told.err.startswith("error: "), told
+        assert told.err.count("\n") == 1 and told.err.endswith("\n"), told.err
         assert "Traceback" not in told.err and all(c.isprintable() for c in told.err[:-1])
         for word in words:
             assert word in told.err, told.err
@@ -224,6 +225,42 @@ def test_a_record_that_lacks_rows(run, refused):
     data = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(data[:-100])
     refused(train_agent.main, ["--resume", run], "rows are missing")
+    (run / "metrics.jsonl").unlink()
+    refused(train_agent.main, ["--resume", run], "metrics.jsonl is missing")
+
+
+def test_a_record_without_checkpoints_is_not_begun_anew(run, refused):
+    shutil.rmtree(run / "checkpoints")
+    refused(train_agent.main, ["--resume", run], "checkpoints")
+
+
+def test_a_run_that_is_written_cannot_be_resumed(run, refused):
+    with MetricsLog(run / "metrics.jsonl"):
+        refused(train_agent.main, ["--resume", run], "is being written by another process")
+
+
+def test_the_nearest_run_is_named(run, refused):
+    refused(evaluate_agent.main, [run.with_name(run.name[:-1])], f"did you mean {run}?")
+
+
+def test_an_older_checkpoint_can_be_named(run, capsys):
+    """To look at, and to go on from: the run then ends as it did."""
+    whole, rows = load(run), read_metrics(run / "metrics.jsonl", with_time=False)
+    older = list_checkpoints(run)[-2]
+    assert evaluate_agent.main([str(older), "--json", "--episodes", "4"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == int(older.name)
+    flip(newest(run) / "meta.json", 0.5)
+    assert train_agent.main(["--resume", str(older)]) == 0
+    again = load(run)
+    assert whole[0].keys() == again[0].keys() and all(torch.equal(x, again[0][name]) for name, x in whole[0].items())
+    assert read_metrics(run / "metrics.jsonl", with_time=False) == rows
+
+
+def test_a_run_that_has_ended_is_left_as_it_is(run, capsys):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert train_agent.main(["--resume", str(run)]) == 0
+    assert "this run has ended" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 # --- not finite ------------------------------------------------------------------------------------------------------
@@ -286,8 +323,10 @@ def test_interrupted_in_the_last_evaluation(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    ([], ["required", "run"]), (["RUN", "--episodes", "0"], ["evaluate.episodes", "from 1"]),
-    (["RUN", "--episodes", "ten"], ["--episodes", "ten"]), (["RUN", "--lengths", "5,x"], ["--lengths", "5,x", "50,100"]),
+    ([], ["give a RUN"]), (["RUN", "--lengths", "5,5"], ["given twice", "5,5"]),
+    (["RUN", "--lenghts", "5"], ["did you mean --lengths?"]), (["RUN", "--episodes", "0"], ["evaluate.episodes", "from 1"]),
+    (["RUN", "--episodes", "ten"], ["evaluate.episodes='ten'", "from 1"]),
+    (["RUN", "--lengths", "5,x"], ["--lengths", "5,x", "50,100"]),
     (["RUN", "--lengths", "0"], ["env.corridor_length", "from 1"]), (["RUN", "--lengths"], ["--lengths"]),
     (["RUN", "--jsn"], ["--jsn"]), (["RUN", "other"], ["'other' is not a key=value setting"]),
     (["RUN", "env.corridor_lenght=9"], ["did you mean env.corridor_length?"]),
