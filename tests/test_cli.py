@@ -133,6 +133,11 @@ def test_help_lists_every_key(capsys):
     assert left.value.code == 0 and "--lengths" in capsys.readouterr().out
 
 
+def test_help_may_be_cut_off():
+    done = subprocess.run(f"{sys.executable} {ROOT / 'train_agent.py'} --help | head -n 1", shell=True, capture_output=True)
+    assert done.stdout.startswith(b"Train an agent") and not done.stderr
+
+
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
