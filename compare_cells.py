@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ from agents.pool import (
     train_command,
 )
 from agents.progress import duration
-from agents.results import PENDING, Result, Slot, best_rate, done, read_result
+from agents.results import PENDING, Result, Slot, best_rate, done, read_result, whole
 from agents.runlog import RunError, collect_versions, write_text
 from agents.scoreboard import Scoreboard
 from agents.tables import read_tables, write_csv, write_tables
@@ -256,9 +257,9 @@ def report(comparison: Comparison, results: Sequence[Result], tables: Mapping[st
     facts = [f"{len(suite.cells)} cells, {len(suite.tasks)} tasks, {len(suite.seeds)} seeds each; equal "
              f"{suite.options.match}; baseline {suite.options.baseline}",
              f"torch {versions['torch']}, Python {versions['python']}, {versions['cpu']}"]  # fmt: skip
-    return page(f"gatemaze: {suite.name}", suite.options.about, facts, figures, tables["ranking"], tables["longest"],
-                failures, films(comparison.out, results),
-                [" ".join(["python compare_cells.py", *comparison.argv])])  # fmt: skip
+    return page(f"gatemaze: {suite.name}", suite.options.about, facts, control_lines(results), figures, tables["ranking"],
+                tables["longest"], failures, films(comparison.out, results),
+                [shlex.join(["python", "compare_cells.py", *comparison.argv])])  # fmt: skip
 
 
 def look_inside(results: Sequence[Result]) -> list[tuple[Slot, reach.Reach]]:
@@ -286,14 +287,17 @@ def _diagnosis(run_dir: Path) -> dict[str, Any]:
 
 
 def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
-    """A film of the best cell (by mean success) on each task, of its first run, made once; caption -> file."""
+    """A film of the best cell (by mean success, if all of its runs are done) on each task, of its first run, made once;
+    caption -> file."""
     tasks: dict[Any, dict[str, list[Result]]] = {}
     for result in results:
-        if result.success is not None:
-            tasks.setdefault(result.slot.task, {}).setdefault(result.slot.cell, []).append(result)
+        tasks.setdefault(result.slot.task, {}).setdefault(result.slot.cell, []).append(result)
     found = {}
     for cells in tasks.values():
-        slot = max(cells.values(), key=lambda runs: sum(run.success for run in runs) / len(runs))[0].slot
+        groups = [runs for runs in cells.values() if whole(runs)]
+        if not groups:
+            continue
+        slot = max(groups, key=lambda runs: sum(run.success for run in runs))[0].slot
         path = out / "films" / f"{slot.folder.name}.mp4"
         try:
             if not path.is_file():

@@ -30,6 +30,8 @@ CAPTIONS = {
 NOTE = """<p class=soft>P(better): probability that a run of the cell scores above one of the baseline on the same task.
 p: two-sided sign-flip test of no difference, paired by task and seed, Holm-corrected for the number of cells. P(faster)
 and its p: the same for steps to solve. A cell with a failed run has no figures.</p>"""
+CONTROL_NOTE = """<p class=soft>The control has no memory: where a task needs some, it should succeed no more often than
+chance. OUTSIDE: chance is not in the 95 % interval of its runs, which play the same episodes and count as one.</p>"""
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
@@ -56,14 +58,16 @@ video {{ max-width: 100%; border-radius: 8px; }}
 """
 
 
-def page(title: str, about: str, facts: Sequence[str], figures: Sequence[Path], ranking: Sequence[Row],
-         longest: Sequence[Row], failures: Sequence[str], films: Mapping[str, Path], commands: Sequence[str]
-         ) -> str:  # fmt: skip
-    """The page. figures: SVG files; ranking, longest: rows of those tables (agents/tables.py); failures: one line each;
-    films: caption -> MP4 file; commands: what makes it all again."""
+def page(title: str, about: str, facts: Sequence[str], control: Sequence[str], figures: Sequence[Path],
+         ranking: Sequence[Row], longest: Sequence[Row], failures: Sequence[str], films: Mapping[str, Path],
+         commands: Sequence[str]) -> str:  # fmt: skip
+    """The page. control, failures: a line each; figures: SVG files; ranking, longest: rows of those tables
+    (agents/tables.py); films: caption -> MP4 file; commands: what makes it all again."""
     parts = [f"<h1>{escape(title)}</h1><p>{escape(about)}</p>"]
     parts.append("<p class=soft>" + "<br>".join(map(escape, facts)) + "</p>")
     parts.append(_section("Ranking", _table([_words(row) for row in ranking]) + NOTE))
+    if control:
+        parts.append(_section("Does the task need memory?", _list(control) + CONTROL_NOTE))
     for path in figures:
         caption = f"<figcaption>{escape(CAPTIONS[path.stem])}</figcaption>"
         parts.append(_section("", f"<figure><div class=wide>{_svg(path)}</div>{caption}</figure>"))
@@ -74,14 +78,17 @@ def page(title: str, about: str, facts: Sequence[str], figures: Sequence[Path], 
         cards = [f'<figure><video controls muted loop playsinline src="data:video/mp4;base64,{_base64(path)}"></video>'
                  f"<figcaption>{escape(caption)}</figcaption></figure>" for caption, path in films.items()]  # fmt: skip
         parts.append(_section("The best cell of each task at work", "".join(cards)))
-    lines = "".join(f"<li>{escape(line)}</li>" for line in failures)
-    parts.append(_section("Failed runs", f"<ul>{lines}</ul>" if lines else "<p>None.</p>"))
+    parts.append(_section("Failed runs", _list(failures) if failures else "<p>None.</p>"))
     parts.append(_section("To make it again", "".join(f"<pre>{escape(command)}</pre>" for command in commands)))
     return PAGE.format(title=escape(title), body="\n".join(parts))
 
 
 def _section(title: str, inner: str) -> str:
     return f"<section>{f'<h2>{escape(title)}</h2>' if title else ''}{inner}</section>"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
 
 
 def _svg(path: Path) -> str:

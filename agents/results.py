@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,11 @@ class Result:
         }  # fmt: skip
 
 
+def whole(runs: Iterable[Result]) -> bool:
+    """Whether every run has its figures: none failed, none is still to be made."""
+    return all(run.status in (SOLVED, CENSORED) for run in runs)
+
+
 def done(folder: Path) -> bool:
     """Whether a run has ended with its final evaluation."""
     return (folder / "evaluation.json").is_file()
@@ -108,7 +113,7 @@ def best_rate(results: Sequence[Result]) -> float | None:
     best, choice = None, None
     for rate in rates:
         runs = [result for result in results if result.slot.learning_rate == rate]
-        if any(run.status not in (SOLVED, CENSORED) for run in runs):
+        if not whole(runs):
             continue
         scores = [run.success if run.score is None else run.score for run in runs]
         merit = round(sum(scores) / len(runs), 2), sum(map(area, runs))

@@ -23,7 +23,7 @@ import numpy as np
 
 from agents import reach
 from agents import statistics as st
-from agents.results import CENSORED, FAILED, SOLVED, Result, Slot
+from agents.results import CENSORED, FAILED, SOLVED, Result, Slot, whole
 from agents.runlog import RunError, write_text
 
 NAMES = ("results", "summary", "curves", "ranking", "longest", "profiles", *reach.NAMES)
@@ -37,10 +37,6 @@ def _group(results: Iterable[Result]) -> dict[tuple[str, Task], list[Result]]:
     for result in results:
         groups.setdefault((result.slot.cell, result.slot.task), []).append(result)
     return groups
-
-
-def _known(group: Sequence[Result]) -> bool:
-    return all(result.status in (SOLVED, CENSORED) for result in group)
 
 
 def _column(group: Sequence[Result], name: str) -> np.ndarray:
@@ -62,7 +58,7 @@ def summary(results: Sequence[Result]) -> list[Row]:
     to solve; all other intervals are bootstraps over seeds."""
     rows = []
     for (cell, (env, length)), group in _group(results).items():
-        slot, known = group[0].slot, _known(group)
+        slot, known = group[0].slot, whole(group)
         solved = sum(run.status == SOLVED for run in group)
         row = {"cell": cell, "env": env, "length": length, "learning_rate": slot.learning_rate,
                "parameters": slot.parameters, "budget": slot.budget, "runs": len(group),
@@ -95,7 +91,7 @@ def ranking(results: Sequence[Result], baseline: str) -> list[Row]:
     matrices = {}
     for cell in dict.fromkeys(result.slot.cell for result in results):
         own = [groups[cell, task] for task in scored]
-        if own and all(map(_known, own)):
+        if own and all(map(whole, own)):
             matrices[cell] = np.hstack([_column(g, "score") for g in own]), np.hstack([_steps(g) for g in own])
     rows = []
     for cell in dict.fromkeys(result.slot.cell for result in results):
@@ -132,7 +128,7 @@ def longest(results: Sequence[Result]) -> list[Row]:
     shortest, and the longest tried: where they are equal, the cell may reach further."""
     shares: dict[tuple[str, str], list[tuple[int, float | None]]] = {}
     for (cell, (env, length)), group in _group(results).items():
-        share = sum(run.status == SOLVED for run in group) / len(group) if _known(group) else None
+        share = sum(run.status == SOLVED for run in group) / len(group) if whole(group) else None
         shares.setdefault((cell, env.partition("-")[0]), []).append((length, share))
     rows = []
     for (cell, env), found in shares.items():
@@ -152,7 +148,7 @@ def profiles(results: Sequence[Result]) -> list[Row]:
         cells.setdefault(cell, []).append(group)
     for cell, groups in cells.items():
         columns = [_column(group, "score") for group in groups if group[0].slot.spec.score(0.0) is not None]
-        if not columns or not all(map(_known, groups)):
+        if not columns or not all(map(whole, groups)):
             continue
         for values in zip(THRESHOLDS, *st.profile_band(np.hstack(columns), THRESHOLDS)):
             rows.append({"cell": cell} | dict(zip(("threshold", "share", "share_low", "share_high"), values)))

@@ -15,9 +15,11 @@ import build
 import compare_cells
 import train_agent
 from agents.pool import locked
+from agents.results import FAILED
 from agents.tables import NAMES, read_tables
 from configs.suite_file import read_suite
 from memory_cells import variants
+from tests.agents.compared import compared
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = """
@@ -181,6 +183,19 @@ def test_a_comparison_by_hand(suite, tmp_path, capsys):
     assert all(300 <= row["steps"] < 300 + 8 * 16 for row in made["results"])
     assert {row["parameters"] for row in made["results"]} == {72, 544}  # of the cores alone
     assert "control on tmaze_passive 4" in capsys.readouterr().out
+
+
+def test_the_best_cell_is_filmed_unless_a_run_of_it_failed(tmp_path, monkeypatch):
+    def rule(cell, env, length, seed):
+        if (cell == "gru" or env == "tmaze_bakker") and seed == 2:
+            return FAILED
+        return {"memoryless": 0.5, "lstm": 0.9, "gru": 1.0}[cell], None
+
+    filmed = []
+    monkeypatch.setattr(compare_cells.record_video, "parse", lambda argv: Path(argv[0]))
+    monkeypatch.setattr(compare_cells.record_video, "film", filmed.append)
+    compare_cells.films(tmp_path, compared("memoryless lstm gru", {"tmaze_passive": (10,), "tmaze_bakker": (10,)}, 2, rule))
+    assert filmed == [Path("tmaze_passive-10-lstm-s1")]
 
 
 def test_what_was_made_with_other_settings_is_refused(suite, tmp_path, capsys):

@@ -31,8 +31,8 @@ def text(tmp_path_factory):
     assert len(figures) >= 4
     film = folder / "film.mp4"
     film.write_bytes(b"film")
-    return page("a & b", NASTY, ["torch 2"], figures, tables["ranking"], tables["longest"], [f"run-1: {NASTY}"],
-                {"best": film}, ["python compare_cells.py x 'a<b'"])  # fmt: skip
+    return page("a & b", NASTY, ["torch 2"], [f"control on {NASTY}"], figures, tables["ranking"], tables["longest"],
+                [f"run-1: {NASTY}"], {"best": film}, ["python compare_cells.py x 'a<b'"])  # fmt: skip
 
 
 class Tags(HTMLParser):
@@ -63,9 +63,9 @@ def test_what_it_says(text):
     tags = Tags()
     tags.feed(text)
     words = " ".join(tags.words)
-    assert words.count(NASTY) == 2 and "a & b" in words and "python compare_cells.py x 'a<b'" in words
+    assert words.count(NASTY) == 3 and "a & b" in words and "python compare_cells.py x 'a<b'" in words
     assert "1.00 [1.00, 1.00]" in words and all(cell in words for cell in ("memoryless", "lstm", "gru"))
-    assert "Longest length solved" in words and "Failed runs" in words
+    assert words.index(f"control on {NASTY}") < words.index("Longest length solved") < words.index("Failed runs")
 
 
 @pytest.mark.slow

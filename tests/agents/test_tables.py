@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import envs
-from agents.digest import control, control_lines, ranking_lines
+from agents.digest import control_lines, ranking_lines
 from agents.figures import draw_all
 from agents.plotting import apart
 from agents.results import CENSORED, FAILED, PENDING, SOLVED, Result, Slot, area, best_rate, done, read_result
@@ -131,14 +131,18 @@ def test_an_empty_comparison_has_headers(tmp_path):
 # --- the control, the sweep ------------------------------------------------------------------------------------------------
 
 
-def test_the_control_is_judged_against_chance():
+def test_the_control_is_judged_against_chance_where_memory_is_needed():
+    """tmaze_delayed without a corridor needs none: who sees the cue at the junction may always be right."""
     def rule(cell, env, length, seed):
-        return (0.56 if env == "tmaze_bakker" else 0.49 + 0.01 * seed), None
+        if env == "tmaze_active" and cell == "memoryless" and seed == 2:
+            return FAILED
+        return (0.56 if env == "tmaze_bakker" else 1.0 if env == "tmaze_delayed" else 0.49 + 0.01 * seed), None
 
-    found = compared("memoryless lstm", {"tmaze_passive": (10,), "tmaze_bakker": (10,)}, 3, rule)
-    assert [(task, inside) for task, _, _, inside in control(found)] == [
-        ("tmaze_passive 10", True), ("tmaze_bakker 10", False)]  # fmt: skip
-    assert control_lines(found)[1].endswith("OUTSIDE") and "chance 0.5" in control_lines(found)[0]
+    tasks = {"tmaze_passive": (10,), "tmaze_bakker": (10,), "tmaze_active": (10,), "tmaze_delayed": (0,)}
+    passive, bakker, active = control_lines(compared("memoryless lstm", tasks, 3, rule))
+    assert "control on tmaze_passive 10: success 0.510" in passive and passive.endswith("chance 0.5")
+    assert "control on tmaze_bakker 10" in bakker and bakker.endswith("chance 0.5 - OUTSIDE")
+    assert active == "control on tmaze_active 10: not judged, for a run of it failed or is still to be made"
 
 
 def test_learning_rates_are_chosen_by_score_then_by_area_and_failures_are_not_eligible():
