@@ -54,7 +54,7 @@ from agents.tables import read_tables, write_csv, write_tables
 from configs.errors import ConfigError
 from configs.load import diff_configs, flatten_config, from_resolved
 from configs.schema import Config, EnvConfig
-from configs.suite import Planned, Suite, Task, plan
+from configs.suite import Planned, Suite, Task, plan, series
 from configs.suite_file import read_suite, suites
 from envs.env import Spec
 
@@ -82,6 +82,7 @@ class Comparison:
             env = build.make_env(run.config, 1, "cpu", seed=0)
             spec = specs.setdefault(run.config.env, env.spec)
             self.known[run.cell, run.task.label] = _size(build.make_agent(run.config, env)), spec
+        self.series = series({run.task.env: run.config.env for run in self.one_each()})
         self.check(self.sweep() if suite.learning_rates else self.runs())
 
     def _matched(self, task: Task) -> Task:
@@ -132,8 +133,9 @@ class Comparison:
 
     def slot(self, run: Planned) -> Slot:
         parameters, spec = self.known[run.cell, run.task.label]
-        return Slot(run.folder, run.cell, run.task.env, run.task.length, run.seed, run.config.agent.learning_rate,
-                    run.config.train.steps, parameters, spec, self.suite.options.solved)  # fmt: skip
+        task, config = run.task, run.config
+        return Slot(run.folder, run.cell, task.env, task.length, run.seed, config.agent.learning_rate, config.train.steps,
+                    parameters, spec, self.suite.options.solved, self.series.get(task.env))  # fmt: skip
 
     def job(self, run: Planned) -> Job:
         name = run.folder.name

@@ -19,6 +19,7 @@ from agents.plotting import (
     GREY,
     Look,
     Row,
+    aside,
     chance_line,
     columns_of,
     draw_interval,
@@ -68,35 +69,33 @@ def draw_all(folder: Path, tables: dict[str, list[Row]], baseline: str) -> list[
 
 
 def lengths(summary: Sequence[Row], look: Look):
-    """A panel for each environment of which several lengths were tried; means over seeds with 95 % intervals."""
-    envs: dict[str, list[Row]] = {}
-    for row in summary:
-        if row["length"] is not None:
-            envs.setdefault(row["env"].partition("-")[0], []).append(row)
-    envs = {env: rows for env, rows in envs.items() if len({row["length"] for row in rows}) > 1}
-    if not envs:
+    """A panel for each series of tasks of which several lengths were tried; means over seeds with 95 % intervals."""
+    series: dict[str, list[Row]] = {}
+    for row in sorted(summary, key=lambda row: row["length"] or 0):
+        if row["series"] is not None:
+            series.setdefault(row["series"], []).append(row)
+    series = {name: rows for name, rows in series.items() if len({row["length"] for row in rows}) > 1}
+    if not series:
         return None
-    figure, axes = panels(len(envs), 5.2, 3.8)
-    for axis, (env, rows) in zip(axes, envs.items()):
+    figure, axes = panels(len(series), 5.2, 3.8)
+    for axis, (name, rows) in zip(axes, series.items()):
         tried = sorted({row["length"] for row in rows})
+        axis.set_xscale("symlog", linthresh=min(filter(None, tried)))  # a length may be 0
+        axis.update_datalim([(length, 0) for length in tried])  # what is drawn aside does not tell
         ends = []
         for number, cell in enumerate(look.cells):
-            points = sorted((r for r in rows if r["cell"] == cell and r["success"] is not None), key=lambda r: r["length"])
-            if not points:
-                continue
-            shift = 1 + 0.012 * (number - len(look.cells) / 2)  # so that intervals do not hide each other
-            x = np.array([r["length"] for r in points]) * shift
-            y = [r["success"] for r in points]
-            for at, row in zip(x, points):
+            own, beside = [r for r in rows if r["cell"] == cell], aside(axis, number, len(look.cells))
+            for row in own:
                 if row["success_low"] is not None:
-                    axis.plot([at] * 2, [row["success_low"], row["success_high"]], color=look.colour(cell), alpha=0.45)
-            axis.plot(x, y, marker="o", markersize=4, **look(cell))
-            ends.append((cell, y[-1]))
+                    axis.plot([row["length"]] * 2, [row["success_low"], row["success_high"]], color=look.colour(cell),
+                              alpha=0.45, transform=beside)  # fmt: skip
+            y = [or_nan(r["success"]) for r in own]  # a gap where a run failed
+            axis.plot([r["length"] for r in own], y, marker="o", markersize=4, transform=beside, **look(cell))
+            ends += [(cell, value) for value in y if not math.isnan(value)][-1:]
         chance_line(axis, rows)
-        axis.set_xscale("log")
         axis.set_xticks(tried, [str(n) for n in tried])
         axis.minorticks_off()
-        axis.set(title=env, xlabel="length", ylim=(-0.03, 1.05))
+        axis.set(title=name, xlabel="length", ylim=(-0.03, 1.05))
         broken = {row["cell"]: " (failed runs)" for row in rows if row["failed"]}
         label_ends(axis, ends, look, broken)
     axes[0].set_ylabel("greedy success, mean over seeds")

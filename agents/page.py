@@ -73,7 +73,7 @@ def page(title: str, about: str, facts: Sequence[str], control: Sequence[str], f
         parts.append(_section("", f"<figure><div class=wide>{_svg(path)}</div>{caption}</figure>"))
     if longest:
         note = "<p class=soft>The longest length up to which at least half of the runs solve, and the longest tried.</p>"
-        parts.append(_section("Longest length solved", _table(longest) + note))
+        parts.append(_section("Longest length solved", _table([_reached(row) for row in longest]) + note))
     if films:
         cards = [f'<figure><video controls muted loop playsinline src="data:video/mp4;base64,{_base64(path)}"></video>'
                  f"<figcaption>{escape(caption)}</figcaption></figure>" for caption, path in films.items()]  # fmt: skip
@@ -113,8 +113,15 @@ def _words(row: Row) -> Row:
             "p ": number(row["p_steps_holm"]), "failed": row["failed"] or ""}  # fmt: skip
 
 
+def _reached(row: Row) -> Row:
+    """A row of the longest lengths for people."""
+    none = f"not known (runs without figures: {row['unknown']})" if row["unknown"] else "none"
+    return {"cell": row["cell"], "tasks": row["series"], "longest solved": none if row["longest"] is None else row["longest"],
+            "longest tried": row["tried"], "lengths tried": row["lengths"]}  # fmt: skip
+
+
 def _table(rows: Sequence[Row]) -> str:
     head = "".join(f"<th>{escape(str(name).replace('_', ' '))}</th>" for name in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{escape('none' if v is None else str(v))}</td>" for v in row.values()) + "</tr>"
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(v))}</td>" for v in row.values()) + "</tr>"
                    for row in rows)  # fmt: skip
     return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"

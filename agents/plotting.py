@@ -84,6 +84,15 @@ def draw_interval(axis, row: Row, name: str, y: float, colour: str, filled: bool
     axis.plot(row[name], y, marker="o", markersize=6, color=colour, markerfacecolor=colour if filled else "white")
 
 
+def aside(axis, number: int, count: int):
+    """The axis's coordinates for the `number`-th of `count` cells, moved sideways so that intervals do not hide each other:
+    two points a cell, at most 6 to each side."""
+    from matplotlib.transforms import ScaledTranslation
+
+    points = (number - (count - 1) / 2) * min(2.0, 12 / max(count - 1, 1))
+    return axis.transData + ScaledTranslation(points / 72, 0, axis.figure.dpi_scale_trans)
+
+
 def chance_line(axis, rows: Sequence[Row]) -> None:
     """A dotted line at the success rate of the best memoryless policy, where all rows have the same."""
     levels = {row["chance"] for row in rows}

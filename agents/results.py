@@ -17,7 +17,8 @@ SOLVED, CENSORED, FAILED, PENDING = "solved", "censored", "failed", "pending"
 
 @dataclass(frozen=True)
 class Slot:
-    """A run that the comparison wants, done or not. `env` is NAME or NAME-LEVEL; `budget` its steps at most."""
+    """A run that the comparison wants, done or not. `env` is NAME or NAME-LEVEL; `budget` its steps at most; `series` the
+    tasks that differ from its task in length alone, None where it has no length."""
 
     folder: Path
     cell: str
@@ -29,6 +30,7 @@ class Slot:
     parameters: int
     spec: Spec
     solved: float
+    series: str | None
 
     @property
     def task(self) -> tuple[str, int | None]:

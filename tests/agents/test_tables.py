@@ -6,17 +6,21 @@ import json
 import math
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
 import envs
 from agents.digest import control_lines, ranking_lines
-from agents.figures import draw_all
-from agents.plotting import apart
+from agents.figures import draw_all, lengths
+from agents.plotting import Look, apart, aside
 from agents.results import CENSORED, FAILED, PENDING, SOLVED, Result, Slot, area, best_rate, done, read_result
 from agents.runlog import RunError
 from agents.tables import NAMES, read_tables, write_tables
 from tests.agents.compared import compared
+
+matplotlib.use("Agg")
 
 
 def tables(tmp_path: Path, results: list[Result], baseline: str = "lstm") -> dict[str, list[dict]]:
@@ -82,9 +86,9 @@ def test_ranking(made):
 
 
 def test_lengths_profiles_and_curves(made, results):
-    assert {r["env"] for r in made["longest"]} == {"tmaze_passive"}
+    assert {r["series"] for r in made["longest"]} == {"tmaze_passive"} and {r["unknown"] for r in made["longest"]} == {0}
     known = {r["cell"]: (r["longest"], r["tried"], r["lengths"]) for r in made["longest"]}
-    assert known == {"memoryless": (0, 50, 2), "lstm": (10, 50, 2), "gru": (50, 50, 2)}
+    assert known == {"memoryless": (None, 50, 2), "lstm": (10, 50, 2), "gru": (50, 50, 2)}
     assert row(made["profiles"], cell="lstm", threshold=0.9)["share"] == pytest.approx(4 / 9, rel=1e-5)
     assert row(made["profiles"], cell="gru", threshold=1)["share"] == 0  # none is above the optimum
     assert len(made["curves"]) == sum(len(result.curve) for result in results)
@@ -105,8 +109,40 @@ def test_a_run_without_figures_is_not_averaged_away(tmp_path, what):
     assert row(made["summary"], cell="gru", length=50)["score"] == 1
     ranked = made["ranking"]
     assert ranked[-1]["cell"] == "gru" and ranked[-1]["iqm"] is None and ranked[-1]["p"] is None
-    assert row(made["longest"], cell="gru")["longest"] is None and not [r for r in made["profiles"] if r["cell"] == "gru"]
+    reached = row(made["longest"], cell="gru")
+    assert (reached["longest"], reached["unknown"]) == (None, 1) and not [r for r in made["profiles"] if r["cell"] == "gru"]
     assert ranking_lines(ranked, found, "lstm")[-1].split()[:4] == ["gru", "-", "-", "5/6"]
+
+
+def test_a_length_of_zero_is_a_length(tmp_path):
+    """Who solves it alone has reached 0, who does not none; and the axis has a place for it."""
+    def rule(cell, env, length, seed):
+        return (1.0, 30_000) if cell == "gru" or (cell == "lstm" and length == 0) else (0.5, None)
+
+    made = tables(tmp_path, compared("memoryless lstm gru", {"tmaze_delayed": (0, 20)}, 2, rule))
+    assert {r["cell"]: r["longest"] for r in made["longest"]} == {"memoryless": None, "lstm": 0, "gru": 20}
+    figure = lengths(made["summary"], Look(["memoryless", "lstm", "gru"]))
+    low, high = figure.axes[0].get_xlim()
+    plt.close(figure)
+    assert low < 0 and high > 20, (low, high)
+
+
+def test_points_keep_close_to_their_length():
+    """However many cells: at most six points aside."""
+    figure, axis = plt.subplots()
+    for count in (1, 2, 25):
+        moved = [aside(axis, k, count).transform((0, 0)) - axis.transData.transform((0, 0)) for k in range(count)]
+        sideways, up = np.transpose(moved) * 72 / figure.dpi
+        assert np.all(np.diff(sideways) > 0) and np.abs(sideways).max() <= 6 + 1e-9 and sideways.sum() == pytest.approx(0)
+        assert not up.any()
+    plt.close(figure)
+
+
+def test_levels_that_differ_in_more_than_length_are_not_joined(tmp_path):
+    found = compared("lstm gru", {"tmaze_passive": (10, 50)}, 2, lambda *_: (1.0, 30_000))
+    found = [dataclasses.replace(r, slot=dataclasses.replace(r.slot, series=f"level {r.slot.length}")) for r in found]
+    made = tables(tmp_path, found)
+    assert made["longest"] == [] and lengths(made["summary"], Look(["lstm", "gru"])) is None
 
 
 def test_without_the_baseline_nothing_is_compared(tmp_path, results):
@@ -172,7 +208,7 @@ def test_area_holds_the_last_value():
 
 def test_reading_a_run(tmp_path):
     spec = envs.make("tmaze_passive", 1, corridor_length=4).spec
-    slot = Slot(tmp_path, "gru", "tmaze_passive", 4, 1, 1e-3, 1000, 10, spec, 0.9)
+    slot = Slot(tmp_path, "gru", "tmaze_passive", 4, 1, 1e-3, 1000, 10, spec, 0.9, None)
     assert (read_result(slot, False).status, read_result(slot, True).status, done(tmp_path)) == (PENDING, FAILED, False)
     rows = [{"step": 100, "loss": 1.0}, {"step": 200, "eval/success": 0.4}, {"step": 300, "eval/success": 0.9},
             {"step": 400, "eval/success": 0.2}]  # fmt: skip
