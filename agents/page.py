@@ -16,11 +16,13 @@ Row = dict[str, Any]
 CAPTIONS = {
     "ranking": "All tasks together: interquartile mean of the normalised score (0: what can be had without the ability under "
     "test; 1: the optimum) with its 95 % bootstrap interval over seeds, stratified by task; and against the baseline.",
-    "lengths": "Greedy success against length, mean over seeds with 95 % intervals.",
+    "lengths": "Greedy success against length, mean over seeds with 95 % intervals; points a little aside of their length.",
     "scores": "Normalised score of every cell on every task, mean over seeds.",
-    "curves": "Greedy success in training, mean over seeds with 95 % intervals; a run that solved keeps its last value.",
+    "curves": "Greedy success in training, mean over seeds with 95 % intervals (up to nine cells); a run that solved keeps "
+    "its last value. A cell of which not all runs are done on a task has no curve there.",
     "steps": "Steps to solve, a mark a run; runs that did not solve stand at the budget.",
-    "profiles": "Performance profiles: the share of runs with a score above each value, with pointwise 95 % bands.",
+    "profiles": "Performance profiles: the share of runs with a score above each value, with pointwise 95 % bands (up "
+    "to nine cells).",
     "lags": "How far credit can travel: the gradient of a row's loss by the state so many rows before, all parts of the state "
     "together, relative to the row itself; after training, geometric mean over runs, without the resets of episodes. Below "
     "1e-6 it is drawn there. Dotted: the memory that the task needs.",

@@ -12,8 +12,9 @@ import pytest
 from matplotlib import pyplot as plt
 
 import envs
+from agents import figures
 from agents.digest import control_lines, ranking_lines
-from agents.figures import draw_all, lengths
+from agents.figures import draw_all
 from agents.plotting import Look, apart, aside
 from agents.results import CENSORED, FAILED, PENDING, SOLVED, Result, Slot, area, best_rate, done, read_result
 from agents.runlog import RunError
@@ -121,7 +122,7 @@ def test_a_length_of_zero_is_a_length(tmp_path):
 
     made = tables(tmp_path, compared("memoryless lstm gru", {"tmaze_delayed": (0, 20)}, 2, rule))
     assert {r["cell"]: r["longest"] for r in made["longest"]} == {"memoryless": None, "lstm": 0, "gru": 20}
-    figure = lengths(made["summary"], Look(["memoryless", "lstm", "gru"]))
+    figure = figures.lengths(made["summary"], Look(["memoryless", "lstm", "gru"]))
     low, high = figure.axes[0].get_xlim()
     plt.close(figure)
     assert low < 0 and high > 20, (low, high)
@@ -142,7 +143,7 @@ def test_levels_that_differ_in_more_than_length_are_not_joined(tmp_path):
     found = compared("lstm gru", {"tmaze_passive": (10, 50)}, 2, lambda *_: (1.0, 30_000))
     found = [dataclasses.replace(r, slot=dataclasses.replace(r.slot, series=f"level {r.slot.length}")) for r in found]
     made = tables(tmp_path, found)
-    assert made["longest"] == [] and lengths(made["summary"], Look(["lstm", "gru"])) is None
+    assert made["longest"] == [] and figures.lengths(made["summary"], Look(["lstm", "gru"])) is None
 
 
 def test_without_the_baseline_nothing_is_compared(tmp_path, results):
@@ -227,9 +228,9 @@ def test_reading_a_run(tmp_path):
 
 
 def test_figures_from_the_tables_alone(tmp_path, made):
-    drawn = draw_all(tmp_path / "figures", made, "lstm")
-    assert [p.stem for p in drawn] == ["lengths", "curves", "scores", "ranking", "steps", "profiles"]
-    for path in drawn:
+    written = draw_all(tmp_path / "figures", made, "lstm")
+    assert [p.stem for p in written] == ["lengths", "curves", "scores", "ranking", "steps", "profiles"]
+    for path in written:
         assert path.stat().st_size > 5000 and path.with_suffix(".svg").read_text().startswith("<?xml")
 
 
@@ -242,6 +243,62 @@ def test_figures_where_little_is_known(tmp_path):
     assert {"lengths", "curves", "scores", "ranking", "steps"} <= {p.stem for p in draw_all(tmp_path / "one", one, "lstm")}
     none = tables(tmp_path, compared("lstm", {"tmaze_passive": (10,)}, 1, lambda *_: FAILED))
     assert draw_all(tmp_path / "none", none, "lstm") == []
+
+
+def drawn(axis) -> dict[str, list]:
+    """{label: the line of which it shows a piece}."""
+    pieces = [line for line in axis.lines if not line.get_clip_on()]
+    return {text.get_text(): [line for line in axis.lines if line.get_clip_on() and _like(line) == _like(piece)]
+            for text, piece in zip(axis.texts, pieces, strict=True)}  # fmt: skip
+
+
+def _like(line) -> tuple:
+    return line.get_color(), line.get_marker()
+
+
+def test_each_of_25_cells_can_be_told_by_its_line(tmp_path):
+    cells = [f"cell{k}" for k in range(24)] + ["memoryless"]
+    made = tables(tmp_path, compared(" ".join(cells), {"tmaze_passive": (10, 50)}, 1, usual), "cell0")
+    for figure in (figures.lengths(made["summary"], Look(cells)), figures.curves(made["curves"], made["summary"], Look(cells)),
+                   figures.profiles(made["profiles"], made["summary"], Look(cells))):  # fmt: skip
+        found = drawn(figure.axes[0])
+        assert set(found) == set(cells) and all(len(lines) == 1 for lines in found.values())
+        plt.close(figure)
+
+
+def test_curves_begin_at_the_first_evaluation_and_end_at_the_last(tmp_path):
+    """Nothing is known before the first; the last update may go beyond the budget, and may be the one that solves."""
+    made, look = tables(tmp_path, compared("lstm", {"tmaze_passive": (10,)}, 2, lambda *_: (1.0, 103_000))), Look(["lstm"])
+    curves = figures.curves(made["curves"], made["summary"], look).axes[0]
+    assert curves.get_xlim()[1] >= 103_000 and figures.steps(made["results"], look).axes[0].get_xlim()[1] >= 103_000
+    (line,) = drawn(curves)["lstm"]
+    assert (line.get_xdata()[0], line.get_ydata()[0]) == (20_000, 0.5) and line.get_ydata()[-1] == 1
+    plt.close("all")
+
+
+def test_a_cell_that_failed_is_named_where_it_is_not_drawn(tmp_path):
+    made = tables(tmp_path, compared("lstm gru", {"tmaze_passive": (10,)}, 2, lambda cell, env, length, seed: (
+        FAILED if cell == "gru" and seed == 2 else (1.0, 30_000))))  # fmt: skip
+    look = Look(["lstm", "gru"])
+    for figure in (figures.curves(made["curves"], made["summary"], look),
+                   figures.profiles(made["profiles"], made["summary"], look)):  # fmt: skip
+        assert set(drawn(figure.axes[0])) == {"lstm"} and figure.axes[0].get_xlabel().endswith("\nfailed: gru")
+    ranked = figures.ranking(made["ranking"], "lstm", look).axes[0]
+    assert [text.get_text() for text in ranked.get_yticklabels()] == ["gru", "lstm"]
+    assert [text.get_text() for text in ranked.texts] == ["1 of 2 runs failed"]
+    plt.close("all")
+
+
+@pytest.mark.parametrize("tasks", [10, 11])
+def test_a_heat_map_of_many_tasks_has_a_row_for_each(tmp_path, tasks):
+    made = tables(tmp_path, compared("lstm gru", {"tmaze_passive": tuple(range(5, 5 + tasks))}, 1, usual))
+    axis = figures.scores(made["summary"], Look(["lstm", "gru"])).axes[0]
+    rows = [text.get_text() for text in axis.get_yticklabels()]
+    assert rows == (["lstm", "gru"] if tasks == 10 else [f"tmaze_passive {n}" for n in range(5, 16)])
+    at = {text.get_position(): text.get_text() for text in axis.texts}
+    last = row(made["summary"], cell="gru", length=4 + tasks)["score"]
+    assert at[(tasks - 1, 1) if tasks == 10 else (1, 10)] == f"{last:.2f}" == "1.00" and len(at) == 2 * tasks
+    plt.close("all")
 
 
 def test_labels_keep_apart():
