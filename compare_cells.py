@@ -187,7 +187,8 @@ def announce(comparison: Comparison, planned: Sequence[Planned]) -> dict[tuple[s
     print(f"{size}{swept}: {_many(len(planned), 'run')}{there}", flush=True)
     if not todo or not comparison.workers:
         return {}
-    configs = {(run.cell, run.task.label): run.config for run in comparison.one_each()}
+    configs = {(run.cell, run.task.label): dataclasses.replace(run.config, seed=0, run_dir=None)
+               for run in comparison.one_each()}  # fmt: skip
     seconds = cost.estimate(comparison.out / "speed.json", configs, _speed)
     total = sum(seconds[run.cell, run.task.label] for run in todo) / comparison.workers
     print(f"at most {sum(run.config.train.steps for run in todo):,} environment steps; about {duration(total)} with "

@@ -233,6 +233,19 @@ def test_help(capsys):
     assert all(word in told for word in ("cells=a,b", "smoke", "retention", "jobs=0", "Exit status"))
 
 
+def test_the_cost_is_that_of_the_settings_at_hand(suite, tmp_path, monkeypatch):
+    """With more steps or units in the same folder it is measured anew, with other seeds it is not."""
+    asked = []
+    monkeypatch.setattr(compare_cells, "_speed", lambda config: asked.append(config) or config.train.steps / 10)
+
+    def seconds(*tokens):
+        made = comparison(suite, "cells=lstm", f"out={tmp_path}", "jobs=1", *tokens)
+        return compare_cells.announce(made, made.runs())["lstm", "tmaze_passive-4"]
+
+    assert [seconds(), seconds("train.steps=5000"), seconds("first_seed=7", "seeds=5")] == [200, 500, 200] and len(asked) == 2
+    assert seconds("cell.hidden_size=16") == 200 and len(asked) == 3
+
+
 def test_equal_parameters(suite, tmp_path):
     """Every core has as many as the baseline at the suite's width, as nearly as whole widths allow."""
     made = comparison(suite, "cells=lstm,gru,janet", "match=parameters", "cell.hidden_size=16", f"out={tmp_path / 'out'}")
