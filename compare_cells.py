@@ -14,6 +14,7 @@ Exit status: 0 all runs are done, 1 some are not (failed, or jobs=0), 2 a mistak
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -49,7 +50,7 @@ from agents.pool import (
 from agents.progress import duration
 from agents.results import PENDING, Result, Slot, best_rate, done, read_result, whole
 from agents.runlog import RunError, collect_versions, write_text
-from agents.scoreboard import Scoreboard
+from agents.scoreboard import Scoreboard, Tally
 from agents.tables import read_tables, write_csv, write_tables
 from configs.errors import ConfigError
 from configs.load import diff_configs, flatten_config, from_resolved
@@ -268,17 +269,19 @@ def report(comparison: Comparison, results: Sequence[Result], tables: Mapping[st
 def look_inside(results: Sequence[Result]) -> list[tuple[Slot, reach.Reach]]:
     """How far the gates and gradients of every run's agent reach; measured once, into the run's folder."""
     slots = [result.slot for result in results if result.success is not None]
-    if new := [slot for slot in slots if not (slot.folder / REACH).is_file()]:
-        print(f"looking into {_many(len(new), 'agent')}: gates and gradients", flush=True)
+    new = {slot.folder for slot in slots if not (slot.folder / REACH).is_file()}
     found = []
-    for slot in slots:
-        path = slot.folder / REACH
-        try:
-            if not path.is_file():
-                reach.write(path, reach.reach(_diagnosis(slot.folder)))
-            found.append((slot, reach.read(path)))
-        except (ConfigError, RunError, CheckpointError) as error:
-            print(f"no gates and gradients of {slot.folder.name}: {error}", file=sys.stderr)
+    with Tally("looking into gates and gradients of agents", len(new)) if new else contextlib.nullcontext() as tally:
+        for slot in slots:
+            path = slot.folder / REACH
+            try:
+                if slot.folder in new:
+                    reach.write(path, reach.reach(_diagnosis(slot.folder)))
+                found.append((slot, reach.read(path)))
+            except (ConfigError, RunError, CheckpointError) as error:
+                print(f"no gates and gradients of {slot.folder.name}: {error}", file=sys.stderr)
+            if slot.folder in new:
+                tally.advance()
     return found
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ variants.VARIANTS["crash"] = variants.Variant("crash", source="a test")
 def suite(tmp_path, monkeypatch) -> str:
     monkeypatch.setattr(compare_cells, "films", lambda *_: {})  # each has tests of its own, and takes seconds
     monkeypatch.setattr(compare_cells, "draw_all", lambda *_: [])
-    path = tmp_path / "tiny.yaml"
+    path = tmp_path / "a tiny.yaml"
     path.write_text(SUITE)
     return str(path)
 
@@ -175,6 +176,7 @@ def test_a_comparison_by_hand(suite, tmp_path, capsys):
     assert compare_cells.main([*argv, "jobs=0"]) == 1
     told = capsys.readouterr().out
     assert "2 cells x 1 task x 2 seeds: 4 runs; 3 are done" in told and "1 run still to be made" in told
+    assert "looking into gates and gradients of agents: 3 of 3" in told
     assert [row["status"] for row in read_tables(tmp_path / "out")["results"]] == ["censored"] * 3 + ["pending"]
     by_hand(runs[3:])
     assert compare_cells.main([*argv, "jobs=0"]) == 0
@@ -182,7 +184,11 @@ def test_a_comparison_by_hand(suite, tmp_path, capsys):
     assert [row["status"] for row in made["results"]] == ["censored"] * 4
     assert all(300 <= row["steps"] < 300 + 8 * 16 for row in made["results"])
     assert {row["parameters"] for row in made["results"]} == {72, 544}  # of the cores alone
-    assert "control on tmaze_passive 4" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "control on tmaze_passive 4" in told and "gradients of agents: 1 of 1" in told
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "control on tmaze_passive 4" in page and f"python compare_cells.py '{suite}' out=" in unescape(page)
+    assert compare_cells.main([*argv, "jobs=0"]) == 0 and "looking into" not in capsys.readouterr().out
 
 
 def test_the_best_cell_is_filmed_unless_a_run_of_it_failed(tmp_path, monkeypatch):
