@@ -297,18 +297,20 @@ def horizons(rows: Sequence[Row], summary: Sequence[Row], look: Look):
                 at, colour = y + 0.6 * ((k + 1) / (len(runs) + 1) - 0.5), look.colour(cell)
                 low, near, middle, far, high = (np.clip(run[f"q{q:02}"], 1, ENDLESS) for q in QUANTILES)
                 axis.plot([low, high], [at, at], color=colour, linewidth=1, alpha=0.5)
-                axis.plot([near, far], [at, at], color=colour, linewidth=2.6, alpha=0.7)
-                axis.plot(middle, at, "o", markersize=3.5, color=colour)
+                axis.plot([near, far], [at, at], color=colour, linewidth=2.2, alpha=0.6)
+                axis.plot(middle, at, "o", markersize=4, color=colour, markeredgecolor="white", markeredgewidth=0.6, zorder=3)
         axis.set_yticks(range(len(cells)), cells, fontsize=8)
         axis.set(title=task_name(*task), xlabel="effective horizon, rows", xscale="log", ylim=(-0.6, len(cells) - 0.4))
         axis.grid(axis="y", visible=False)
         _memory_line(axis, _of_task(summary, task))
+        axis.set_xlim(0.9, max(axis.get_xlim()[1], 12))  # so that two powers of ten are labelled, and nothing between
+        axis.xaxis.set_minor_formatter("")
     return figure
 
 
 def _rows_high(cells: Sequence[str]) -> float:
     """Height in inches of a panel with a row for each cell."""
-    return 1.0 + 0.2 * len(cells)
+    return 1.0 + 0.22 * len(cells)
 
 
 def _of_task(rows: Sequence[Row], task: Task) -> list[Row]:
