@@ -14,8 +14,10 @@ Exit status: 0 all runs are done, 1 some are not (failed, or jobs=0), 2 a mistak
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -46,14 +48,14 @@ from agents.pool import (
     train_command,
 )
 from agents.progress import duration
-from agents.results import PENDING, Result, Slot, best_rate, done, read_result
+from agents.results import PENDING, Result, Slot, best_rate, done, read_result, whole
 from agents.runlog import RunError, collect_versions, write_text
-from agents.scoreboard import Scoreboard
+from agents.scoreboard import Scoreboard, Tally
 from agents.tables import read_tables, write_csv, write_tables
 from configs.errors import ConfigError
 from configs.load import diff_configs, flatten_config, from_resolved
 from configs.schema import Config, EnvConfig
-from configs.suite import Planned, Suite, Task, plan
+from configs.suite import Planned, Suite, Task, plan, series
 from configs.suite_file import read_suite, suites
 from envs.env import Spec
 
@@ -81,6 +83,7 @@ class Comparison:
             env = build.make_env(run.config, 1, "cpu", seed=0)
             spec = specs.setdefault(run.config.env, env.spec)
             self.known[run.cell, run.task.label] = _size(build.make_agent(run.config, env)), spec
+        self.series = series({run.task.env: run.config.env for run in self.one_each()})
         self.check(self.sweep() if suite.learning_rates else self.runs())
 
     def _matched(self, task: Task) -> Task:
@@ -131,8 +134,9 @@ class Comparison:
 
     def slot(self, run: Planned) -> Slot:
         parameters, spec = self.known[run.cell, run.task.label]
-        return Slot(run.folder, run.cell, run.task.env, run.task.length, run.seed, run.config.agent.learning_rate,
-                    run.config.train.steps, parameters, spec, self.suite.options.solved)  # fmt: skip
+        task, config = run.task, run.config
+        return Slot(run.folder, run.cell, task.env, task.length, run.seed, config.agent.learning_rate, config.train.steps,
+                    parameters, spec, self.suite.options.solved, self.series.get(task.env))  # fmt: skip
 
     def job(self, run: Planned) -> Job:
         name = run.folder.name
@@ -184,7 +188,8 @@ def announce(comparison: Comparison, planned: Sequence[Planned]) -> dict[tuple[s
     print(f"{size}{swept}: {_many(len(planned), 'run')}{there}", flush=True)
     if not todo or not comparison.workers:
         return {}
-    configs = {(run.cell, run.task.label): run.config for run in comparison.one_each()}
+    configs = {(run.cell, run.task.label): dataclasses.replace(run.config, seed=0, run_dir=None)
+               for run in comparison.one_each()}  # fmt: skip
     seconds = cost.estimate(comparison.out / "speed.json", configs, _speed)
     total = sum(seconds[run.cell, run.task.label] for run in todo) / comparison.workers
     print(f"at most {sum(run.config.train.steps for run in todo):,} environment steps; about {duration(total)} with "
@@ -256,25 +261,27 @@ def report(comparison: Comparison, results: Sequence[Result], tables: Mapping[st
     facts = [f"{len(suite.cells)} cells, {len(suite.tasks)} tasks, {len(suite.seeds)} seeds each; equal "
              f"{suite.options.match}; baseline {suite.options.baseline}",
              f"torch {versions['torch']}, Python {versions['python']}, {versions['cpu']}"]  # fmt: skip
-    return page(f"gatemaze: {suite.name}", suite.options.about, facts, figures, tables["ranking"], tables["longest"],
-                failures, films(comparison.out, results),
-                [" ".join(["python compare_cells.py", *comparison.argv])])  # fmt: skip
+    return page(f"gatemaze: {suite.name}", suite.options.about, facts, control_lines(results), figures, tables["ranking"],
+                tables["longest"], failures, films(comparison.out, results),
+                [shlex.join(["python", "compare_cells.py", *comparison.argv])])  # fmt: skip
 
 
 def look_inside(results: Sequence[Result]) -> list[tuple[Slot, reach.Reach]]:
     """How far the gates and gradients of every run's agent reach; measured once, into the run's folder."""
     slots = [result.slot for result in results if result.success is not None]
-    if new := [slot for slot in slots if not (slot.folder / REACH).is_file()]:
-        print(f"looking into {_many(len(new), 'agent')}: gates and gradients", flush=True)
+    new = {slot.folder for slot in slots if not (slot.folder / REACH).is_file()}
     found = []
-    for slot in slots:
-        path = slot.folder / REACH
-        try:
-            if not path.is_file():
-                reach.write(path, reach.reach(_diagnosis(slot.folder)))
-            found.append((slot, reach.read(path)))
-        except (ConfigError, RunError, CheckpointError) as error:
-            print(f"no gates and gradients of {slot.folder.name}: {error}", file=sys.stderr)
+    with Tally("looking into gates and gradients of agents", len(new)) if new else contextlib.nullcontext() as tally:
+        for slot in slots:
+            path = slot.folder / REACH
+            try:
+                if slot.folder in new:
+                    reach.write(path, reach.reach(_diagnosis(slot.folder)))
+                found.append((slot, reach.read(path)))
+            except (ConfigError, RunError, CheckpointError) as error:
+                print(f"no gates and gradients of {slot.folder.name}: {error}", file=sys.stderr)
+            if slot.folder in new:
+                tally.advance()
     return found
 
 
@@ -286,14 +293,17 @@ def _diagnosis(run_dir: Path) -> dict[str, Any]:
 
 
 def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
-    """A film of the best cell (by mean success) on each task, of its first run, made once; caption -> file."""
+    """A film of the best cell (by mean success, if all of its runs are done) on each task, of its first run, made once;
+    caption -> file."""
     tasks: dict[Any, dict[str, list[Result]]] = {}
     for result in results:
-        if result.success is not None:
-            tasks.setdefault(result.slot.task, {}).setdefault(result.slot.cell, []).append(result)
+        tasks.setdefault(result.slot.task, {}).setdefault(result.slot.cell, []).append(result)
     found = {}
     for cells in tasks.values():
-        slot = max(cells.values(), key=lambda runs: sum(run.success for run in runs) / len(runs))[0].slot
+        groups = [runs for runs in cells.values() if whole(runs)]
+        if not groups:
+            continue
+        slot = max(groups, key=lambda runs: sum(run.success for run in runs))[0].slot
         path = out / "films" / f"{slot.folder.name}.mp4"
         try:
             if not path.is_file():

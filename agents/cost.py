@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import time
@@ -35,21 +36,24 @@ def of_run(trainer: Trainer, watch: Callable[[], object], evaluate_every: int, f
 def estimate(record: Path, configs: Mapping[Pair, Config], measure: Callable[[Config], float]) -> dict[Pair, float]:
     """Seconds of a run of each (cell, task). Every cell is measured on the first task and every task with the first cell; the
     rest follows in proportion. A cell that fails is taken as the median of the others. What was measured is kept in the file
-    `record` and not measured again. Raises RunError."""
+    `record`, and not measured again with the same config. Raises RunError."""
     cells, tasks = (list(dict.fromkeys(pair[k] for pair in configs)) for k in (0, 1))
     try:
         known: dict[str, float | None] = json.loads(record.read_text())
     except (OSError, ValueError):
         known = {}
+    found: dict[Pair, float | None] = {}
     for pair in [(cell, tasks[0]) for cell in cells] + [(cells[0], task) for task in tasks[1:]]:
-        if " ".join(pair) not in known:
+        key = " ".join((*pair, hashlib.sha256(repr(configs[pair]).encode()).hexdigest()[:16]))
+        if key not in known:
             try:
-                known[" ".join(pair)] = measure(configs[pair])
+                known[key] = measure(configs[pair])
             except Exception:  # it will be told of as a failed run
-                known[" ".join(pair)] = None
+                known[key] = None
+        found[pair] = known[key]
     write_text(record, json.dumps(known, indent=1) + "\n")
-    of_cell = _filled({cell: known[f"{cell} {tasks[0]}"] for cell in cells})
-    of_task = _filled({task: known[f"{cells[0]} {task}"] for task in tasks})
+    of_cell = _filled({cell: found[cell, tasks[0]] for cell in cells})
+    of_task = _filled({task: found[cells[0], task] for task in tasks})
     base = of_task[tasks[0]]
     return {(cell, task): of_cell[cell] * of_task[task] / base for cell, task in configs}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from agents.results import CENSORED, SOLVED, Result
+from agents.results import SOLVED, Result, whole
 from agents.statistics import Estimate, wilson
 
 CONTROL = "memoryless"
@@ -25,24 +25,35 @@ def ranking_lines(ranking: Sequence[Row], results: Sequence[Result], baseline: s
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines]
 
 
-def control(results: Sequence[Result]) -> list[tuple[str, Estimate, float, bool]]:
-    """For each task that the memoryless control has run on: (task, its success rate, chance, whether chance lies in the
-    interval). The runs are evaluated on the same episodes, so their mean counts as so many episodes as one of them has."""
+def control(results: Sequence[Result]) -> list[tuple[str, Estimate | None, float]]:
+    """For each task that needs memory and that the memoryless control has run on: (task, its success rate, chance). The runs
+    are evaluated on the same episodes, so their mean counts as so many episodes as one of them has. No rate (None) where one
+    of them failed or is still to be made. On other tasks (`spec.r0_memory` is None) a cell without memory may beat chance."""
     tasks: dict[Any, list[Result]] = {}
     for run in results:
-        if run.slot.cell == CONTROL and run.status in (SOLVED, CENSORED) and run.slot.spec.chance is not None:
+        spec = run.slot.spec
+        if run.slot.cell == CONTROL and spec.r0_memory is not None and spec.chance is not None:
             tasks.setdefault(run.slot.task, []).append(run)
     found = []
     for (env, length), runs in tasks.items():
-        episodes, chance = runs[0].episodes, runs[0].slot.spec.chance
-        rate = wilson(round(episodes * sum(run.success for run in runs) / len(runs)), episodes)
-        found.append((env if length is None else f"{env} {length}", rate, chance, rate.low <= chance <= rate.high))
+        rate = None
+        if whole(runs):
+            episodes = runs[0].episodes
+            rate = wilson(round(episodes * sum(run.success for run in runs) / len(runs)), episodes)
+        found.append((env if length is None else f"{env} {length}", rate, runs[0].slot.spec.chance))
     return found
 
 
 def control_lines(results: Sequence[Result]) -> list[str]:
-    return [f"control on {task}: success {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}], chance {chance:g}"
-            f"{'' if inside else ' - OUTSIDE'}" for task, rate, chance, inside in control(results)]  # fmt: skip
+    lines = []
+    for task, rate, chance in control(results):
+        if rate is None:
+            said = "not judged, for a run of it failed or is still to be made"
+        else:
+            outside = "" if rate.low <= chance <= rate.high else " - OUTSIDE"
+            said = f"success {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}], chance {chance:g}{outside}"
+        lines.append(f"control on {task}: {said}")
+    return lines
 
 
 def interval(row: Row, name: str) -> str:

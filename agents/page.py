@@ -16,11 +16,13 @@ Row = dict[str, Any]
 CAPTIONS = {
     "ranking": "All tasks together: interquartile mean of the normalised score (0: what can be had without the ability under "
     "test; 1: the optimum) with its 95 % bootstrap interval over seeds, stratified by task; and against the baseline.",
-    "lengths": "Greedy success against length, mean over seeds with 95 % intervals.",
+    "lengths": "Greedy success against length, mean over seeds with 95 % intervals; points a little aside of their length.",
     "scores": "Normalised score of every cell on every task, mean over seeds.",
-    "curves": "Greedy success in training, mean over seeds with 95 % intervals; a run that solved keeps its last value.",
+    "curves": "Greedy success in training, mean over seeds with 95 % intervals (up to nine cells); a run that solved keeps "
+    "its last value. A cell of which not all runs are done on a task has no curve there.",
     "steps": "Steps to solve, a mark a run; runs that did not solve stand at the budget.",
-    "profiles": "Performance profiles: the share of runs with a score above each value, with pointwise 95 % bands.",
+    "profiles": "Performance profiles: the share of runs with a score above each value, with pointwise 95 % bands (up "
+    "to nine cells).",
     "lags": "How far credit can travel: the gradient of a row's loss by the state so many rows before, all parts of the state "
     "together, relative to the row itself; after training, geometric mean over runs, without the resets of episodes. Below "
     "1e-6 it is drawn there. Dotted: the memory that the task needs.",
@@ -28,8 +30,11 @@ CAPTIONS = {
     "90 % of the units, half of them, the median. Dotted: the memory that the task needs.",
 }
 NOTE = """<p class=soft>P(better): probability that a run of the cell scores above one of the baseline on the same task.
-p: two-sided sign-flip test of no difference, paired by task and seed, Holm-corrected for the number of cells. P(faster)
-and its p: the same for steps to solve. A cell with a failed run has no figures.</p>"""
+p (better): two-sided sign-flip test of no difference, paired by task and seed, Holm-corrected for the number of cells.
+P(faster) and p (faster): the same for steps to solve. The pairs count as independent; where the seeds agree across tasks, p is
+too small. A cell with a failed run has no figures.</p>"""
+CONTROL_NOTE = """<p class=soft>The control has no memory: where a task needs some, it should succeed no more often than
+chance. OUTSIDE: chance is not in the 95 % interval of its runs, which play the same episodes and count as one.</p>"""
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
@@ -46,8 +51,9 @@ figure {{ margin: 0; }} figure svg {{ width: 100%; min-width: 36rem; height: aut
 figcaption {{ color: var(--soft); font-size: .9rem; margin-top: .5rem; }}
 .wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .92rem; white-space: nowrap; }}
 th, td {{ text-align: right; padding: .3rem .7rem; border-bottom: 1px solid var(--line); }}
-th:first-child, td:first-child {{ text-align: left; position: sticky; left: 0; background: var(--card); }}
-th {{ color: var(--soft); font-weight: 600; }} code, pre {{ font: .88rem/1.5 ui-monospace, monospace; }}
+th:first-child {{ text-align: left; position: sticky; left: 0; background: var(--card); }}
+th {{ color: var(--soft); font-weight: 600; }}
+th[scope=row] {{ color: var(--ink); font-weight: 400; }} code, pre {{ font: .88rem/1.5 ui-monospace, monospace; }}
 pre {{ overflow-x: auto; background: var(--page); padding: .7rem; border-radius: 8px; margin: .4rem 0; }}
 video {{ max-width: 100%; border-radius: 8px; }}
 </style></head><body><main>
@@ -56,26 +62,30 @@ video {{ max-width: 100%; border-radius: 8px; }}
 """
 
 
-def page(title: str, about: str, facts: Sequence[str], figures: Sequence[Path], ranking: Sequence[Row],
-         longest: Sequence[Row], failures: Sequence[str], films: Mapping[str, Path], commands: Sequence[str]
-         ) -> str:  # fmt: skip
-    """The page. figures: SVG files; ranking, longest: rows of those tables (agents/tables.py); failures: one line each;
-    films: caption -> MP4 file; commands: what makes it all again."""
+def page(title: str, about: str, facts: Sequence[str], control: Sequence[str], figures: Sequence[Path],
+         ranking: Sequence[Row], longest: Sequence[Row], failures: Sequence[str], films: Mapping[str, Path],
+         commands: Sequence[str]) -> str:  # fmt: skip
+    """The page. control, failures: a line each; figures: SVG files; ranking, longest: rows of those tables
+    (agents/tables.py); films: caption -> MP4 file; commands: what makes it all again."""
     parts = [f"<h1>{escape(title)}</h1><p>{escape(about)}</p>"]
     parts.append("<p class=soft>" + "<br>".join(map(escape, facts)) + "</p>")
-    parts.append(_section("Ranking", _table([_words(row) for row in ranking]) + NOTE))
+    parts.append(_section("Ranking", _table([_words(row) for row in ranking], "ranking") + NOTE))
+    if control:
+        parts.append(_section("The memoryless control", _list(control) + CONTROL_NOTE))
     for path in figures:
-        caption = f"<figcaption>{escape(CAPTIONS[path.stem])}</figcaption>"
-        parts.append(_section("", f"<figure><div class=wide>{_svg(path)}</div>{caption}</figure>"))
+        caption = CAPTIONS[path.stem]
+        drawing = _wide(_svg(path, caption), f"figure: {path.stem}")
+        parts.append(_section("", f"<figure>{drawing}<figcaption>{escape(caption)}</figcaption></figure>"))
     if longest:
+        table = _table([_reached(row) for row in longest], "longest length solved")
         note = "<p class=soft>The longest length up to which at least half of the runs solve, and the longest tried.</p>"
-        parts.append(_section("Longest length solved", _table(longest) + note))
+        parts.append(_section("Longest length solved", table + note))
     if films:
-        cards = [f'<figure><video controls muted loop playsinline src="data:video/mp4;base64,{_base64(path)}"></video>'
+        cards = [f'<figure><video controls muted loop playsinline aria-label="{escape(f"film: {caption}")}" '
+                 f'src="data:video/mp4;base64,{_base64(path)}"></video>'
                  f"<figcaption>{escape(caption)}</figcaption></figure>" for caption, path in films.items()]  # fmt: skip
         parts.append(_section("The best cell of each task at work", "".join(cards)))
-    lines = "".join(f"<li>{escape(line)}</li>" for line in failures)
-    parts.append(_section("Failed runs", f"<ul>{lines}</ul>" if lines else "<p>None.</p>"))
+    parts.append(_section("Failed runs", _list(failures) if failures else "<p>None.</p>"))
     parts.append(_section("To make it again", "".join(f"<pre>{escape(command)}</pre>" for command in commands)))
     return PAGE.format(title=escape(title), body="\n".join(parts))
 
@@ -84,15 +94,25 @@ def _section(title: str, inner: str) -> str:
     return f"<section>{f'<h2>{escape(title)}</h2>' if title else ''}{inner}</section>"
 
 
-def _svg(path: Path) -> str:
-    """The drawing alone, its ids made its own so that several live in one page."""
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>"
+
+
+def _wide(inner: str, label: str) -> str:
+    """A box that scrolls sideways, with the keyboard too."""
+    return f'<div class=wide tabindex=0 role=region aria-label="{escape(label)}">{inner}</div>'
+
+
+def _svg(path: Path, label: str) -> str:
+    """The drawing alone, one picture to a screen reader; its ids made its own so that several live in one page."""
     text = path.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r'\s(width|height)="[\d.]+pt"', "", text, count=2)
     mark = f"{path.stem}-"
     text = re.sub(r'\bid="', f'id="{mark}', text)
     text = re.sub(r'href="#', f'href="#{mark}', text)
-    return re.sub(r"url\(#", f"url(#{mark}", text)
+    text = re.sub(r"url\(#", f"url(#{mark}", text)
+    return f'<svg role="img" aria-label="{escape(label)}"{text.removeprefix("<svg")}'
 
 
 def _base64(path: Path) -> str:
@@ -102,12 +122,21 @@ def _base64(path: Path) -> str:
 def _words(row: Row) -> Row:
     """A row of the ranking for people."""
     return {"cell": row["cell"], "IQM of the score": interval(row, "iqm"), "mean": interval(row, "mean"),
-            "P(better)": interval(row, "improvement"), "p": number(row["p_holm"]), "P(faster)": interval(row, "faster"),
-            "p ": number(row["p_steps_holm"]), "failed": row["failed"] or ""}  # fmt: skip
+            "P(better)": interval(row, "improvement"), "p (better)": number(row["p_holm"]),
+            "P(faster)": interval(row, "faster"), "p (faster)": number(row["p_steps_holm"]),
+            "failed": row["failed"] or ""}  # fmt: skip
 
 
-def _table(rows: Sequence[Row]) -> str:
-    head = "".join(f"<th>{escape(str(name).replace('_', ' '))}</th>" for name in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{escape('none' if v is None else str(v))}</td>" for v in row.values()) + "</tr>"
-                   for row in rows)  # fmt: skip
-    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div>"
+def _reached(row: Row) -> Row:
+    """A row of the longest lengths for people."""
+    none = f"not known (runs without figures: {row['unknown']})" if row["unknown"] else "none"
+    return {"cell": row["cell"], "tasks": row["series"], "longest solved": none if row["longest"] is None else row["longest"],
+            "longest tried": row["tried"], "lengths tried": row["lengths"]}  # fmt: skip
+
+
+def _table(rows: Sequence[Row], label: str) -> str:
+    """The first column names the row."""
+    lines = ["".join(f"<th scope=col>{escape(name)}</th>" for name in rows[0])]
+    for first, *rest in (map(str, row.values()) for row in rows):
+        lines.append(f"<th scope=row>{escape(first)}</th>" + "".join(f"<td>{escape(value)}</td>" for value in rest))
+    return _wide(f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>", label)

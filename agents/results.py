@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ SOLVED, CENSORED, FAILED, PENDING = "solved", "censored", "failed", "pending"
 
 @dataclass(frozen=True)
 class Slot:
-    """A run that the comparison wants, done or not. `env` is NAME or NAME-LEVEL; `budget` its steps at most."""
+    """A run that the comparison wants, done or not. `env` is NAME or NAME-LEVEL; `budget` its steps at most; `series` the
+    tasks that differ from its task in length alone, None where it has no length."""
 
     folder: Path
     cell: str
@@ -29,6 +30,7 @@ class Slot:
     parameters: int
     spec: Spec
     solved: float
+    series: str | None
 
     @property
     def task(self) -> tuple[str, int | None]:
@@ -65,6 +67,11 @@ class Result:
             "solved_at": self.solved_at, "success": self.success, "success_low": own and own.low,
             "success_high": own and own.high, "return": self.mean_return, "score": self.score, "status": self.status,
         }  # fmt: skip
+
+
+def whole(runs: Iterable[Result]) -> bool:
+    """Whether every run has its figures: none failed, none is still to be made."""
+    return all(run.status in (SOLVED, CENSORED) for run in runs)
 
 
 def done(folder: Path) -> bool:
@@ -108,7 +115,7 @@ def best_rate(results: Sequence[Result]) -> float | None:
     best, choice = None, None
     for rate in rates:
         runs = [result for result in results if result.slot.learning_rate == rate]
-        if any(run.status not in (SOLVED, CENSORED) for run in runs):
+        if not whole(runs):
             continue
         scores = [run.success if run.score is None else run.score for run in runs]
         merit = round(sum(scores) / len(runs), 2), sum(map(area, runs))

@@ -1,4 +1,4 @@
-"""What one sees of a comparison: every run's state, what runs now, and the time left."""
+"""What one sees of a comparison: every run's state, what runs now, how far a long count is, and the time left."""
 
 from __future__ import annotations
 
@@ -120,3 +120,25 @@ class Scoreboard(Screen):
                 signs.append(("", " " * (columns[task] - len(own) + 1)))
             lines.append((cell[: margin - 1].ljust(margin), signs))
         return lines
+
+
+class Tally(Screen):
+    """How many of `total` things are done, and the time left if the rest take as long: a live line on a terminal, elsewhere
+    a line now and then."""
+
+    def __init__(self, what: str, total: int, stream: TextIO | None = None, *, interval: float = 30.0) -> None:
+        super().__init__(stream, interval)
+        self.what, self.total, self.count = what, total, 0
+        self.began = self._drawn = time.monotonic()
+
+    def advance(self) -> None:
+        self.count += 1
+        self._draw(time.monotonic())
+
+    def _line(self) -> str:
+        spent, rest = time.monotonic() - self.began, self.total - self.count
+        left = f", left {duration(spent / self.count * rest)}" if self.count and rest else ""
+        return f"{self.what}: {self.count} of {self.total}, {duration(spent)}{left}"
+
+    def _picture(self) -> Text:
+        return Text(self._line()[: max(self._console.width - 1, 10)], no_wrap=True, overflow="crop")

@@ -1,7 +1,7 @@
 """The tables of a comparison: results -> rows of CSV files.
 
     results.csv    a run            summary.csv    a cell on a task       ranking.csv    a cell over all tasks
-    curves.csv     an evaluation    longest.csv    a cell and an env      profiles.csv   a cell and a threshold
+    curves.csv     an evaluation    longest.csv    a cell, a series       profiles.csv   a cell and a threshold
     lags.csv       a run and a lag  horizons.csv   a run of a cell with a gate
 
 Nothing in them depends on the clock or on interruptions. An empty field is "not known": a failed or pending run has no
@@ -23,7 +23,7 @@ import numpy as np
 
 from agents import reach
 from agents import statistics as st
-from agents.results import CENSORED, FAILED, SOLVED, Result, Slot
+from agents.results import CENSORED, FAILED, SOLVED, Result, Slot, whole
 from agents.runlog import RunError, write_text
 
 NAMES = ("results", "summary", "curves", "ranking", "longest", "profiles", *reach.NAMES)
@@ -37,10 +37,6 @@ def _group(results: Iterable[Result]) -> dict[tuple[str, Task], list[Result]]:
     for result in results:
         groups.setdefault((result.slot.cell, result.slot.task), []).append(result)
     return groups
-
-
-def _known(group: Sequence[Result]) -> bool:
-    return all(result.status in (SOLVED, CENSORED) for result in group)
 
 
 def _column(group: Sequence[Result], name: str) -> np.ndarray:
@@ -62,9 +58,9 @@ def summary(results: Sequence[Result]) -> list[Row]:
     to solve; all other intervals are bootstraps over seeds."""
     rows = []
     for (cell, (env, length)), group in _group(results).items():
-        slot, known = group[0].slot, _known(group)
+        slot, known = group[0].slot, whole(group)
         solved = sum(run.status == SOLVED for run in group)
-        row = {"cell": cell, "env": env, "length": length, "learning_rate": slot.learning_rate,
+        row = {"cell": cell, "env": env, "length": length, "series": slot.series, "learning_rate": slot.learning_rate,
                "parameters": slot.parameters, "budget": slot.budget, "runs": len(group),
                "failed": sum(run.status == FAILED for run in group),
                "censored": sum(run.status == CENSORED for run in group)}  # fmt: skip
@@ -95,7 +91,7 @@ def ranking(results: Sequence[Result], baseline: str) -> list[Row]:
     matrices = {}
     for cell in dict.fromkeys(result.slot.cell for result in results):
         own = [groups[cell, task] for task in scored]
-        if own and all(map(_known, own)):
+        if own and all(map(whole, own)):
             matrices[cell] = np.hstack([_column(g, "score") for g in own]), np.hstack([_steps(g) for g in own])
     rows = []
     for cell in dict.fromkeys(result.slot.cell for result in results):
@@ -128,19 +124,21 @@ def _against(cell: str, baseline: str, matrices: Mapping[str, tuple[np.ndarray, 
 
 
 def longest(results: Sequence[Result]) -> list[Row]:
-    """One row for each cell and environment of which several lengths were tried: the longest solved, 0 if not even the
-    shortest, and the longest tried: where they are equal, the cell may reach further."""
-    shares: dict[tuple[str, str], list[tuple[int, float | None]]] = {}
-    for (cell, (env, length)), group in _group(results).items():
-        share = sum(run.status == SOLVED for run in group) / len(group) if _known(group) else None
-        shares.setdefault((cell, env.partition("-")[0]), []).append((length, share))
+    """One row for each cell and series of which several lengths were tried: the longest solved, None if not even the
+    shortest, and the longest tried: where they are equal, the cell may reach further. None too where some runs have no
+    figures (`unknown`)."""
+    found: dict[tuple[str, str], list[list[Result]]] = {}
+    for group in _group(results).values():
+        if group[0].slot.series is not None:
+            found.setdefault((group[0].slot.cell, group[0].slot.series), []).append(group)
     rows = []
-    for (cell, env), found in shares.items():
-        lengths = [length for length, _ in found]
-        if None in lengths or len(set(lengths)) < 2:
-            continue
-        known = None if any(share is None for _, share in found) else st.longest_solved(found) or 0
-        rows.append({"cell": cell, "env": env, "longest": known, "tried": max(lengths), "lengths": len(lengths)})
+    for (cell, name), groups in found.items():
+        shares = [(group[0].slot.length, sum(run.status == SOLVED for run in group) / len(group)) for group in groups]
+        lengths = {length for length, _ in shares}
+        if len(lengths) > 1:
+            unknown = sum(not whole([run]) for group in groups for run in group)
+            rows.append({"cell": cell, "series": name, "longest": None if unknown else st.longest_solved(shares),
+                         "tried": max(lengths), "lengths": len(lengths), "unknown": unknown})  # fmt: skip
     return rows
 
 
@@ -152,7 +150,7 @@ def profiles(results: Sequence[Result]) -> list[Row]:
         cells.setdefault(cell, []).append(group)
     for cell, groups in cells.items():
         columns = [_column(group, "score") for group in groups if group[0].slot.spec.score(0.0) is not None]
-        if not columns or not all(map(_known, groups)):
+        if not columns or not all(map(whole, groups)):
             continue
         for values in zip(THRESHOLDS, *st.profile_band(np.hstack(columns), THRESHOLDS)):
             rows.append({"cell": cell} | dict(zip(("threshold", "share", "share_low", "share_high"), values)))
@@ -214,7 +212,7 @@ def write_tables(out: Path, results: Sequence[Result], baseline: str,
         **reach.rows(reaches),
     }  # fmt: skip
     headers = {"curves": ("cell", "env", "length", "seed", "step", "success"),
-               "longest": ("cell", "env", "longest", "tried", "lengths"),
+               "longest": ("cell", "series", "longest", "tried", "lengths", "unknown"),
                "profiles": ("cell", "threshold", "share", "share_low", "share_high"), **reach.NAMES}  # fmt: skip
     for name in NAMES:
         write_csv(out / f"{name}.csv", tables[name], headers.get(name, ()))

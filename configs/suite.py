@@ -6,12 +6,12 @@ A *task* is one environment at one length or level. `configs/suite_file.py` read
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.load import load_config
-from configs.schema import Config, leaf
+from configs.schema import Config, EnvConfig, leaf
 
 #: seeds of a sweep of learning rates start here; those of the comparison lie below
 SWEEP_SEED = 100_001
@@ -79,6 +79,18 @@ class Planned:
     folder: Path
     tokens: tuple[str, ...]
     config: Config
+
+
+def series(envs: Mapping[str, EnvConfig]) -> dict[str, str]:
+    """The series of every task that has a length, by its `env`: tasks of one series differ in length alone, and it is called
+    as the environment, or where that has several, as its levels. `envs`: settings by NAME or NAME-LEVEL, at any length."""
+    groups: dict[EnvConfig, list[str]] = {}
+    for env, config in envs.items():
+        if config.length_key is not None:
+            groups.setdefault(dataclasses.replace(config, **{config.length_key: 0}), []).append(env)
+    names = [config.name for config in groups]
+    return {env: config.name if names.count(config.name) == 1 else ", ".join(group)
+            for config, group in groups.items() for env in group}  # fmt: skip
 
 
 def plan(cell: str, task: Task, seeds: Iterable[int], folder: Path, known_cells: Sequence[str],

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ import build
 import compare_cells
 import train_agent
 from agents.pool import locked
+from agents.results import FAILED
 from agents.tables import NAMES, read_tables
 from configs.suite_file import read_suite
 from memory_cells import variants
+from tests.agents.compared import compared
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = """
@@ -54,7 +57,7 @@ variants.VARIANTS["crash"] = variants.Variant("crash", source="a test")
 def suite(tmp_path, monkeypatch) -> str:
     monkeypatch.setattr(compare_cells, "films", lambda *_: {})  # each has tests of its own, and takes seconds
     monkeypatch.setattr(compare_cells, "draw_all", lambda *_: [])
-    path = tmp_path / "tiny.yaml"
+    path = tmp_path / "a tiny.yaml"
     path.write_text(SUITE)
     return str(path)
 
@@ -173,6 +176,7 @@ def test_a_comparison_by_hand(suite, tmp_path, capsys):
     assert compare_cells.main([*argv, "jobs=0"]) == 1
     told = capsys.readouterr().out
     assert "2 cells x 1 task x 2 seeds: 4 runs; 3 are done" in told and "1 run still to be made" in told
+    assert "looking into gates and gradients of agents: 3 of 3" in told
     assert [row["status"] for row in read_tables(tmp_path / "out")["results"]] == ["censored"] * 3 + ["pending"]
     by_hand(runs[3:])
     assert compare_cells.main([*argv, "jobs=0"]) == 0
@@ -180,7 +184,24 @@ def test_a_comparison_by_hand(suite, tmp_path, capsys):
     assert [row["status"] for row in made["results"]] == ["censored"] * 4
     assert all(300 <= row["steps"] < 300 + 8 * 16 for row in made["results"])
     assert {row["parameters"] for row in made["results"]} == {72, 544}  # of the cores alone
-    assert "control on tmaze_passive 4" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "control on tmaze_passive 4" in told and "gradients of agents: 1 of 1" in told
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "control on tmaze_passive 4" in page and f"python compare_cells.py '{suite}' out=" in unescape(page)
+    assert compare_cells.main([*argv, "jobs=0"]) == 0 and "looking into" not in capsys.readouterr().out
+
+
+def test_the_best_cell_is_filmed_unless_a_run_of_it_failed(tmp_path, monkeypatch):
+    def rule(cell, env, length, seed):
+        if (cell == "gru" or env == "tmaze_bakker") and seed == 2:
+            return FAILED
+        return {"memoryless": 0.5, "lstm": 0.9, "gru": 1.0}[cell], None
+
+    filmed = []
+    monkeypatch.setattr(compare_cells.record_video, "parse", lambda argv: Path(argv[0]))
+    monkeypatch.setattr(compare_cells.record_video, "film", filmed.append)
+    compare_cells.films(tmp_path, compared("memoryless lstm gru", {"tmaze_passive": (10,), "tmaze_bakker": (10,)}, 2, rule))
+    assert filmed == [Path("tmaze_passive-10-lstm-s1")]
 
 
 def test_what_was_made_with_other_settings_is_refused(suite, tmp_path, capsys):
@@ -216,6 +237,19 @@ def test_help(capsys):
     assert compare_cells.main(["--help"]) == 0
     told = capsys.readouterr().out
     assert all(word in told for word in ("cells=a,b", "smoke", "retention", "jobs=0", "Exit status"))
+
+
+def test_the_cost_is_that_of_the_settings_at_hand(suite, tmp_path, monkeypatch):
+    """With more steps or units in the same folder it is measured anew, with other seeds it is not."""
+    asked = []
+    monkeypatch.setattr(compare_cells, "_speed", lambda config: asked.append(config) or config.train.steps / 10)
+
+    def seconds(*tokens):
+        made = comparison(suite, "cells=lstm", f"out={tmp_path}", "jobs=1", *tokens)
+        return compare_cells.announce(made, made.runs())["lstm", "tmaze_passive-4"]
+
+    assert [seconds(), seconds("train.steps=5000"), seconds("first_seed=7", "seeds=5")] == [200, 500, 200] and len(asked) == 2
+    assert seconds("cell.hidden_size=16") == 200 and len(asked) == 3
 
 
 def test_equal_parameters(suite, tmp_path):

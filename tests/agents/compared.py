@@ -20,7 +20,7 @@ def compared(cells: str, tasks: dict[str, tuple[int, ...]], seeds: int, rule: Ru
                 spec = envs.make(env, 1, corridor_length=length).spec
                 for cell in cells.split():
                     folder = Path(f"{env}-{length}-{cell}-s{seed}")
-                    slot = Slot(folder, cell, env, length, seed, 1e-3, BUDGET, 1000, spec, 0.95)
+                    slot = Slot(folder, cell, env, length, seed, 1e-3, BUDGET, 1000, spec, 0.95, env.partition("-")[0])
                     found.append(_result(slot, rule(cell, env, length, seed)))
     return found
 

@@ -31,17 +31,18 @@ def text(tmp_path_factory):
     assert len(figures) >= 4
     film = folder / "film.mp4"
     film.write_bytes(b"film")
-    return page("a & b", NASTY, ["torch 2"], figures, tables["ranking"], tables["longest"], [f"run-1: {NASTY}"],
-                {"best": film}, ["python compare_cells.py x 'a<b'"])  # fmt: skip
+    return page("a & b", NASTY, ["torch 2"], [f"control on {NASTY}"], figures, tables["ranking"], tables["longest"],
+                [f"run-1: {NASTY}"], {"best": film}, ["python compare_cells.py x 'a<b'"])  # fmt: skip
 
 
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.seen, self.links, self.ids, self.words = [], [], [], []
+        self.seen, self.links, self.ids, self.words, self.attributes = [], [], [], [], []
 
     def handle_starttag(self, tag, attrs):
         self.seen.append(tag)
+        self.attributes.append((tag, dict(attrs)))
         self.links += [v for k, v in attrs if k in ("src", "href", "xlink:href")]
         self.ids += [v for k, v in attrs if k == "id"]
 
@@ -63,9 +64,21 @@ def test_what_it_says(text):
     tags = Tags()
     tags.feed(text)
     words = " ".join(tags.words)
-    assert words.count(NASTY) == 2 and "a & b" in words and "python compare_cells.py x 'a<b'" in words
+    assert words.count(NASTY) == 3 and "a & b" in words and "python compare_cells.py x 'a<b'" in words
     assert "1.00 [1.00, 1.00]" in words and all(cell in words for cell in ("memoryless", "lstm", "gru"))
-    assert "Longest length solved" in words and "Failed runs" in words
+    assert words.index(f"control on {NASTY}") < words.index("Longest length solved") < words.index("Failed runs")
+
+
+def test_for_a_screen_reader_and_the_keyboard(text):
+    tags = Tags()
+    tags.feed(text)
+    of = {tag: [a for t, a in tags.attributes if t == tag] for tag in ("svg", "video", "th", "div")}
+    assert all(a["role"] == "img" and len(a["aria-label"]) > 20 for a in of["svg"])
+    assert [a["aria-label"] for a in of["video"]] == ["film: best"]
+    assert {a["scope"] for a in of["th"]} == {"col", "row"}
+    assert all(a["tabindex"] == "0" and a["role"] == "region" and a["aria-label"] for a in of["div"] if a["class"] == "wide")
+    heads = re.findall(r"<th scope=col>(.*?)</th>", text)
+    assert "p (better)" in heads and "p (faster)" in heads and len(set(heads[:8])) == 8
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from agents import cost
 from agents.pool import Job
-from agents.scoreboard import Scoreboard
+from agents.scoreboard import Scoreboard, Tally
 from tests.test_runlog import on_terminal
 
 
@@ -91,6 +91,32 @@ def test_on_a_terminal(columns, encoding, tmp_path):
         assert "success 0.75" in text and "1 failed" in text
     for sign in "■▸✗·" if encoding == "utf-8" else "#>x.":
         assert sign in text
+
+
+def test_a_tally_counts_and_tells_the_time_left(monkeypatch, tmp_path):
+    clock, stream = Clock(), io.StringIO()
+    clock.monotonic = clock.perf_counter
+    monkeypatch.setattr("agents.scoreboard.time", clock)
+    with Tally("looking into agents", 5, stream) as tally:
+        for _ in range(5):
+            clock.now += 20.0
+            tally.advance()
+    assert stream.getvalue().splitlines() == [
+        "looking into agents: 2 of 5, 0:40, left 1:00", "looking into agents: 4 of 5, 1:20, left 0:20",
+        "looking into agents: 5 of 5, 1:40"]  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [20, 80])
+def test_a_tally_on_a_terminal(columns):
+    def body(stream):
+        with Tally("looking into agents", 225, stream) as tally:
+            for _ in range(12):
+                tally._drawn = -math.inf
+                tally.advance()
+
+    text = on_terminal(columns, "utf-8", body)
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l") and text.count("\n") <= 2
+    assert columns < 80 or "12 of 225" in text
 
 
 # --- the estimate before anything runs --------------------------------------------------------------------------------------

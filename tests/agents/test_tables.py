@@ -6,17 +6,22 @@ import json
 import math
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 
 import envs
-from agents.digest import control, control_lines, ranking_lines
+from agents import figures
+from agents.digest import control_lines, ranking_lines
 from agents.figures import draw_all
-from agents.plotting import apart
+from agents.plotting import Look, apart, aside
 from agents.results import CENSORED, FAILED, PENDING, SOLVED, Result, Slot, area, best_rate, done, read_result
 from agents.runlog import RunError
 from agents.tables import NAMES, read_tables, write_tables
 from tests.agents.compared import compared
+
+matplotlib.use("Agg")
 
 
 def tables(tmp_path: Path, results: list[Result], baseline: str = "lstm") -> dict[str, list[dict]]:
@@ -82,9 +87,9 @@ def test_ranking(made):
 
 
 def test_lengths_profiles_and_curves(made, results):
-    assert {r["env"] for r in made["longest"]} == {"tmaze_passive"}
+    assert {r["series"] for r in made["longest"]} == {"tmaze_passive"} and {r["unknown"] for r in made["longest"]} == {0}
     known = {r["cell"]: (r["longest"], r["tried"], r["lengths"]) for r in made["longest"]}
-    assert known == {"memoryless": (0, 50, 2), "lstm": (10, 50, 2), "gru": (50, 50, 2)}
+    assert known == {"memoryless": (None, 50, 2), "lstm": (10, 50, 2), "gru": (50, 50, 2)}
     assert row(made["profiles"], cell="lstm", threshold=0.9)["share"] == pytest.approx(4 / 9, rel=1e-5)
     assert row(made["profiles"], cell="gru", threshold=1)["share"] == 0  # none is above the optimum
     assert len(made["curves"]) == sum(len(result.curve) for result in results)
@@ -105,8 +110,40 @@ def test_a_run_without_figures_is_not_averaged_away(tmp_path, what):
     assert row(made["summary"], cell="gru", length=50)["score"] == 1
     ranked = made["ranking"]
     assert ranked[-1]["cell"] == "gru" and ranked[-1]["iqm"] is None and ranked[-1]["p"] is None
-    assert row(made["longest"], cell="gru")["longest"] is None and not [r for r in made["profiles"] if r["cell"] == "gru"]
+    reached = row(made["longest"], cell="gru")
+    assert (reached["longest"], reached["unknown"]) == (None, 1) and not [r for r in made["profiles"] if r["cell"] == "gru"]
     assert ranking_lines(ranked, found, "lstm")[-1].split()[:4] == ["gru", "-", "-", "5/6"]
+
+
+def test_a_length_of_zero_is_a_length(tmp_path):
+    """Who solves it alone has reached 0, who does not none; and the axis has a place for it."""
+    def rule(cell, env, length, seed):
+        return (1.0, 30_000) if cell == "gru" or (cell == "lstm" and length == 0) else (0.5, None)
+
+    made = tables(tmp_path, compared("memoryless lstm gru", {"tmaze_delayed": (0, 20)}, 2, rule))
+    assert {r["cell"]: r["longest"] for r in made["longest"]} == {"memoryless": None, "lstm": 0, "gru": 20}
+    figure = figures.lengths(made["summary"], Look(["memoryless", "lstm", "gru"]))
+    low, high = figure.axes[0].get_xlim()
+    plt.close(figure)
+    assert low < 0 and high > 20, (low, high)
+
+
+def test_points_keep_close_to_their_length():
+    """However many cells: at most six points aside."""
+    figure, axis = plt.subplots()
+    for count in (1, 2, 25):
+        moved = [aside(axis, k, count).transform((0, 0)) - axis.transData.transform((0, 0)) for k in range(count)]
+        sideways, up = np.transpose(moved) * 72 / figure.dpi
+        assert np.all(np.diff(sideways) > 0) and np.abs(sideways).max() <= 6 + 1e-9 and sideways.sum() == pytest.approx(0)
+        assert not up.any()
+    plt.close(figure)
+
+
+def test_levels_that_differ_in_more_than_length_are_not_joined(tmp_path):
+    found = compared("lstm gru", {"tmaze_passive": (10, 50)}, 2, lambda *_: (1.0, 30_000))
+    found = [dataclasses.replace(r, slot=dataclasses.replace(r.slot, series=f"level {r.slot.length}")) for r in found]
+    made = tables(tmp_path, found)
+    assert made["longest"] == [] and figures.lengths(made["summary"], Look(["lstm", "gru"])) is None
 
 
 def test_without_the_baseline_nothing_is_compared(tmp_path, results):
@@ -131,14 +168,18 @@ def test_an_empty_comparison_has_headers(tmp_path):
 # --- the control, the sweep ------------------------------------------------------------------------------------------------
 
 
-def test_the_control_is_judged_against_chance():
+def test_the_control_is_judged_against_chance_where_memory_is_needed():
+    """tmaze_delayed without a corridor needs none: who sees the cue at the junction may always be right."""
     def rule(cell, env, length, seed):
-        return (0.56 if env == "tmaze_bakker" else 0.49 + 0.01 * seed), None
+        if env == "tmaze_active" and cell == "memoryless" and seed == 2:
+            return FAILED
+        return (0.56 if env == "tmaze_bakker" else 1.0 if env == "tmaze_delayed" else 0.49 + 0.01 * seed), None
 
-    found = compared("memoryless lstm", {"tmaze_passive": (10,), "tmaze_bakker": (10,)}, 3, rule)
-    assert [(task, inside) for task, _, _, inside in control(found)] == [
-        ("tmaze_passive 10", True), ("tmaze_bakker 10", False)]  # fmt: skip
-    assert control_lines(found)[1].endswith("OUTSIDE") and "chance 0.5" in control_lines(found)[0]
+    tasks = {"tmaze_passive": (10,), "tmaze_bakker": (10,), "tmaze_active": (10,), "tmaze_delayed": (0,)}
+    passive, bakker, active = control_lines(compared("memoryless lstm", tasks, 3, rule))
+    assert "control on tmaze_passive 10: success 0.510" in passive and passive.endswith("chance 0.5")
+    assert "control on tmaze_bakker 10" in bakker and bakker.endswith("chance 0.5 - OUTSIDE")
+    assert active == "control on tmaze_active 10: not judged, for a run of it failed or is still to be made"
 
 
 def test_learning_rates_are_chosen_by_score_then_by_area_and_failures_are_not_eligible():
@@ -168,7 +209,7 @@ def test_area_holds_the_last_value():
 
 def test_reading_a_run(tmp_path):
     spec = envs.make("tmaze_passive", 1, corridor_length=4).spec
-    slot = Slot(tmp_path, "gru", "tmaze_passive", 4, 1, 1e-3, 1000, 10, spec, 0.9)
+    slot = Slot(tmp_path, "gru", "tmaze_passive", 4, 1, 1e-3, 1000, 10, spec, 0.9, None)
     assert (read_result(slot, False).status, read_result(slot, True).status, done(tmp_path)) == (PENDING, FAILED, False)
     rows = [{"step": 100, "loss": 1.0}, {"step": 200, "eval/success": 0.4}, {"step": 300, "eval/success": 0.9},
             {"step": 400, "eval/success": 0.2}]  # fmt: skip
@@ -187,9 +228,9 @@ def test_reading_a_run(tmp_path):
 
 
 def test_figures_from_the_tables_alone(tmp_path, made):
-    drawn = draw_all(tmp_path / "figures", made, "lstm")
-    assert [p.stem for p in drawn] == ["lengths", "curves", "scores", "ranking", "steps", "profiles"]
-    for path in drawn:
+    written = draw_all(tmp_path / "figures", made, "lstm")
+    assert [p.stem for p in written] == ["lengths", "curves", "scores", "ranking", "steps", "profiles"]
+    for path in written:
         assert path.stat().st_size > 5000 and path.with_suffix(".svg").read_text().startswith("<?xml")
 
 
@@ -202,6 +243,62 @@ def test_figures_where_little_is_known(tmp_path):
     assert {"lengths", "curves", "scores", "ranking", "steps"} <= {p.stem for p in draw_all(tmp_path / "one", one, "lstm")}
     none = tables(tmp_path, compared("lstm", {"tmaze_passive": (10,)}, 1, lambda *_: FAILED))
     assert draw_all(tmp_path / "none", none, "lstm") == []
+
+
+def drawn(axis) -> dict[str, list]:
+    """{label: the line of which it shows a piece}."""
+    pieces = [line for line in axis.lines if not line.get_clip_on()]
+    return {text.get_text(): [line for line in axis.lines if line.get_clip_on() and _like(line) == _like(piece)]
+            for text, piece in zip(axis.texts, pieces, strict=True)}  # fmt: skip
+
+
+def _like(line) -> tuple:
+    return line.get_color(), line.get_marker()
+
+
+def test_each_of_25_cells_can_be_told_by_its_line(tmp_path):
+    cells = [f"cell{k}" for k in range(24)] + ["memoryless"]
+    made = tables(tmp_path, compared(" ".join(cells), {"tmaze_passive": (10, 50)}, 1, usual), "cell0")
+    for figure in (figures.lengths(made["summary"], Look(cells)), figures.curves(made["curves"], made["summary"], Look(cells)),
+                   figures.profiles(made["profiles"], made["summary"], Look(cells))):  # fmt: skip
+        found = drawn(figure.axes[0])
+        assert set(found) == set(cells) and all(len(lines) == 1 for lines in found.values())
+        plt.close(figure)
+
+
+def test_curves_begin_at_the_first_evaluation_and_end_at_the_last(tmp_path):
+    """Nothing is known before the first; the last update may go beyond the budget, and may be the one that solves."""
+    made, look = tables(tmp_path, compared("lstm", {"tmaze_passive": (10,)}, 2, lambda *_: (1.0, 103_000))), Look(["lstm"])
+    curves = figures.curves(made["curves"], made["summary"], look).axes[0]
+    assert curves.get_xlim()[1] >= 103_000 and figures.steps(made["results"], look).axes[0].get_xlim()[1] >= 103_000
+    (line,) = drawn(curves)["lstm"]
+    assert (line.get_xdata()[0], line.get_ydata()[0]) == (20_000, 0.5) and line.get_ydata()[-1] == 1
+    plt.close("all")
+
+
+def test_a_cell_that_failed_is_named_where_it_is_not_drawn(tmp_path):
+    made = tables(tmp_path, compared("lstm gru", {"tmaze_passive": (10,)}, 2, lambda cell, env, length, seed: (
+        FAILED if cell == "gru" and seed == 2 else (1.0, 30_000))))  # fmt: skip
+    look = Look(["lstm", "gru"])
+    for figure in (figures.curves(made["curves"], made["summary"], look),
+                   figures.profiles(made["profiles"], made["summary"], look)):  # fmt: skip
+        assert set(drawn(figure.axes[0])) == {"lstm"} and figure.axes[0].get_xlabel().endswith("\nfailed: gru")
+    ranked = figures.ranking(made["ranking"], "lstm", look).axes[0]
+    assert [text.get_text() for text in ranked.get_yticklabels()] == ["gru", "lstm"]
+    assert [text.get_text() for text in ranked.texts] == ["1 of 2 runs failed"]
+    plt.close("all")
+
+
+@pytest.mark.parametrize("tasks", [10, 11])
+def test_a_heat_map_of_many_tasks_has_a_row_for_each(tmp_path, tasks):
+    made = tables(tmp_path, compared("lstm gru", {"tmaze_passive": tuple(range(5, 5 + tasks))}, 1, usual))
+    axis = figures.scores(made["summary"], Look(["lstm", "gru"])).axes[0]
+    rows = [text.get_text() for text in axis.get_yticklabels()]
+    assert rows == (["lstm", "gru"] if tasks == 10 else [f"tmaze_passive {n}" for n in range(5, 16)])
+    at = {text.get_position(): text.get_text() for text in axis.texts}
+    last = row(made["summary"], cell="gru", length=4 + tasks)["score"]
+    assert at[(tasks - 1, 1) if tasks == 10 else (1, 10)] == f"{last:.2f}" == "1.00" and len(at) == 2 * tasks
+    plt.close("all")
 
 
 def test_labels_keep_apart():

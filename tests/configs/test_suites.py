@@ -7,7 +7,7 @@ import pytest
 import build
 from configs.errors import ConfigError
 from configs.load import load_config
-from configs.suite import SWEEP_SEED, plan
+from configs.suite import SWEEP_SEED, plan, series
 from configs.suite_file import read_suite, suites
 
 CELLS, OUT = build.KNOWN_CELLS, Path("out")  # nothing is written there
@@ -95,6 +95,17 @@ def test_tokens_say_what_the_config_says(suite):
             for run in runs:
                 assert load_config(run.tokens, CELLS) == run.config and run.config.run_dir == str(run.folder)
                 assert rate is None or run.config.agent.learning_rate == rate
+
+
+def test_a_series_differs_in_length_alone(suite):
+    """Levels that differ in more are series of their own; what has no length is in none."""
+    def of(*tokens):
+        return series({task.env: plan("lstm", task, [1], OUT, CELLS)[0].config.env for task in suite(*tokens).tasks})
+
+    assert of() == {"tmaze_passive": "tmaze_passive", "tmaze_active-easy": "tmaze_active",
+                    "tmaze_active-medium": "tmaze_active", "tmaze_bakker": "tmaze_bakker"}  # fmt: skip
+    assert of("envs=tmaze_noisy-easy,tmaze_noisy-hard,cartpole_pomdp") == {
+        "tmaze_noisy-easy": "tmaze_noisy-easy", "tmaze_noisy-hard": "tmaze_noisy-hard"}  # fmt: skip
 
 
 def test_a_sweep_has_seeds_of_its_own(suite):
