@@ -154,7 +154,7 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
             stagger_episodes=t.stagger_episodes, recorder=CudaRecorder(device) if t.cuda_graphs else None,
         )  # fmt: skip
     except ValueError as error:
-        raise ConfigError(f"agent: {error}") from error
+        raise ConfigError(str(error)) from error
 
 
 def evaluate_agent(config: Config, agent: Agent, device: torch.device, stop: object = False) -> dict[str, Any]:

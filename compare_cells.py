@@ -49,6 +49,7 @@ from agents.pool import (
 )
 from agents.progress import duration
 from agents.results import PENDING, Result, Slot, best_rate, done, read_result, whole
+from agents.rollout import stagger_rows
 from agents.runlog import RunError, collect_versions, write_text
 from agents.scoreboard import Scoreboard, Tally
 from agents.tables import read_tables, write_csv, write_tables
@@ -82,6 +83,7 @@ class Comparison:
                 raise ConfigError("a comparison needs train.evaluate_every above 0, or no run could be seen to solve its task")
             env = build.make_env(run.config, 1, "cpu", seed=0)
             spec = specs.setdefault(run.config.env, env.spec)
+            _steps_suffice(run, spec)
             self.known[run.cell, run.task.label] = _size(build.make_agent(run.config, env)), spec
         self.series = series({run.task.env: run.config.env for run in self.one_each()})
         self.check(self.sweep() if suite.learning_rates else self.runs())
@@ -154,6 +156,14 @@ class Comparison:
         write_text(self.out / "suite.json", json.dumps(seen, indent=2) + "\n")
 
 
+def _steps_suffice(run: Planned, spec: Spec) -> None:
+    """Raises ConfigError where a run may have no steps left once its environments are spread over their episodes."""
+    train, spread = run.config.train, stagger_rows(spec.max_rows) * run.config.train.num_envs
+    if train.stagger_episodes and not run.config.agent.full_episode and train.steps <= spread:
+        raise ConfigError(f"{run.task.label}: train.steps={train.steps} may be used up by spreading the episodes; expected "
+                          f"more than {spread}, or train.stagger_episodes=false")  # fmt: skip
+
+
 def _size(agent: torch.nn.Module) -> int:
     return sum(p.numel() for p in agent.core.parameters() if p.requires_grad)
 
@@ -192,7 +202,7 @@ def announce(comparison: Comparison, planned: Sequence[Planned]) -> dict[tuple[s
                for run in comparison.one_each()}  # fmt: skip
     seconds = cost.estimate(comparison.out / "speed.json", configs, _speed)
     total = sum(seconds[run.cell, run.task.label] for run in todo) / comparison.workers
-    print(f"at most {sum(run.config.train.steps for run in todo):,} environment steps; about {duration(total)} with "
+    print(f"about {sum(run.config.train.steps for run in todo):,} environment steps and {duration(total)} with "
           f"{comparison.workers} side by side if no run stops early", flush=True)  # fmt: skip
     return seconds
 

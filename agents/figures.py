@@ -171,7 +171,7 @@ def scores(summary: Sequence[Row], look: Look):
     axis.set_facecolor("#f0f0f0")
     axis.grid(False)
     axis.spines[:].set_visible(False)
-    axis.set_title("normalised score, mean over seeds")
+    axis.set_title("normalised score, mean over seeds; colours from 0 to 1")
     figure.colorbar(picture, ax=axis, fraction=0.04, pad=0.02).outline.set_visible(False)
     return figure
 
@@ -225,7 +225,7 @@ def steps(results: Sequence[Row], look: Look):
                 else:
                     axis.plot(run["solved_at"], at, "o", markersize=4, color=colour)
         axis.set_yticks(range(len(look.cells)), look.cells[::-1], fontsize=8)
-        axis.set(title=task_name(*task), xlabel="environment steps to solve", ylim=(-0.6, len(look.cells) - 0.4))
+        axis.set(title=task_name(*task), xlabel="steps to solve; open: not solved", ylim=(-0.6, len(look.cells) - 0.4))
         axis.set_xlim(0, max(max(run["budget"], run["solved_at"] or 0) for run in of_task) * 1.02)
         axis.xaxis.set_major_formatter(lambda value, _: short(value))
     return figure

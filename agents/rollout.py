@@ -35,14 +35,19 @@ def start(env: Stream, agent: Agent) -> Carry:
     return Carry(env.reset(), tuple(s.detach() for s in agent.initial_state(env.num_envs)))
 
 
-def stagger(env: Stream, agent: Agent, generator: torch.Generator, longest: int = 2000) -> tuple[Carry, int]:
+def stagger_rows(longest_episode: int | None) -> int:
+    """Rows that `stagger` plays: an episode's length, at most 2000."""
+    return min(longest_episode or 2000, 2000)
+
+
+def stagger(env: Stream, agent: Agent, generator: torch.Generator) -> tuple[Carry, int]:
     """As `start`, with the environments spread over their episodes; also the environment steps that it took.
 
-    Plays an episode's length of rows (at most `longest`) and restarts every environment once at a row drawn from these.
+    Plays an episode's length of rows and restarts every environment once at a row drawn from these.
     Without it, episodes of one fixed length all end on the same row, a rollout sees one phase of them, and whatever a
     value function without a clock gets wrong there is the same for the whole batch.
     """
-    carry, rows = start(env, agent), min(env.spec.max_rows or longest, longest)
+    carry, rows = start(env, agent), stagger_rows(env.spec.max_rows)
     restart = torch.randint(rows, (env.num_envs,), generator=generator, device=env.device)
     steps = torch.zeros((), dtype=torch.int64, device=env.device)
     for row in range(rows):

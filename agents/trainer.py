@@ -36,7 +36,7 @@ class Trainer:
         self.env, self.learner, self.steps = env, learner, steps
         self.learning_rate, self.entropy_cost, self.full_episode = learning_rate, entropy_cost, full_episode
         if full_episode and env.spec.max_rows is None:
-            raise ValueError("full-episode learning needs an environment with a longest episode")
+            raise ValueError("agent.full_episode=true needs an environment with a longest episode")
         self.unroll_length = env.spec.max_rows - 1 if full_episode else unroll_length
         self.generator = torch.Generator(env.device).manual_seed(seed)
         learner.generator.manual_seed(seed + 1)
@@ -50,7 +50,7 @@ class Trainer:
             self.carry, self.step = stagger(env, learner.actor, self.generator)
             if self.done:
                 raise ValueError(f"train.steps={steps} is used up by spreading the episodes ({self.step} steps); "
-                                 f"give more, or train.stagger_episodes=false")  # fmt: skip
+                                 f"expected more, or train.stagger_episodes=false")  # fmt: skip
         else:
             self.carry = start(env, learner.actor)
         self.tracker.partial.copy_(~(self.carry.row.first | env.ended))
