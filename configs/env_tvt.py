@@ -6,10 +6,9 @@ from configs.schema import EnvConfig, leaf
 
 
 @dataclass(frozen=True)
-class PassiveMatchConfig(EnvConfig):
-    """Passive visual match of Ni et al. (2023): a colour is shown, apples distract, the object of that colour is right."""
+class ThreePhasesConfig(EnvConfig):
+    """Something to find out, apples that distract, something to do with it."""
 
-    name: str = leaf("passive_match", "chosen by env=NAME")
     explore_length: int = leaf(15, "steps of the first phase", min=1, max=1_000_000)
     distractor_length: int = leaf(60, "steps among the apples; 0: none", min=0, max=1_000_000)
     reward_length: int = leaf(15, "steps of the last phase", min=9, max=1_000_000)
@@ -18,6 +17,14 @@ class PassiveMatchConfig(EnvConfig):
     apple_reward_high: float | None = leaf(None, "drawn once per episode: apple_reward or this; null: always the former")
     final_reward: float = leaf(5.0, "what it is about", min=1e-6)
     cue_visible: bool = leaf(False, "the twin: the cue is the colour of the middle pixel, always")
+
+
+@dataclass(frozen=True)
+class PassiveMatchConfig(ThreePhasesConfig):
+    """Passive visual match of Ni et al. (2023): a colour is shown, apples distract, the object of that colour is right."""
+
+    name: str = leaf("passive_match", "chosen by env=NAME")
+    fixed_colours: bool = leaf(False, "a colour is a position in every episode, as published; false: drawn anew in each")
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class ActiveMatchConfig(PassiveMatchConfig):
 
 
 @dataclass(frozen=True)
-class KeyToDoorConfig(PassiveMatchConfig):
+class KeyToDoorConfig(ThreePhasesConfig):
     """Key to door of Hung et al. (2019), as in Ni et al. (2023): a key picked up first opens a door in the end."""
 
     name: str = leaf("key_to_door", "chosen by env=NAME")

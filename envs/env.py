@@ -43,13 +43,13 @@ class Spec:
     r0_credit: float | None  # best return of a learner that assigns no credit over more than one step
     r_random: float | None  # return of uniformly random actions
     max_rows: int | None  # rows of the longest episode, the reset row included; None if unbounded
-    chance: float | None  # success rate of the best policy without the ability that the task is about, as in `r0`
+    chance: float | None  # best success rate without memory where that is under test, else without credit, else random
 
     @property
     def r0(self) -> float | None:
-        """Best return without the ability that the task is about: memory, else credit, else (neither) any skill."""
-        figures = (self.r0_memory, self.r0_credit, self.r_random)
-        return next((figure for figure in figures if figure is not None), None)
+        """Best return without an ability that the task is about: memory or credit, whichever leaves more, else any skill."""
+        known = [figure for figure in (self.r0_memory, self.r0_credit) if figure is not None]
+        return max(known) if known else self.r_random
 
     def score(self, mean_return: float) -> float | None:
         """(return - r0) / (r_star - r0): 0 without the ability under test, 1 at the optimum. None where undefined."""

@@ -118,7 +118,7 @@ class DelayedChoice(Corridor):
             r0_credit=0.5 if D else None,
             r_random=self._random_return(),
             max_rows=self.episode_length + 1,
-            chance=1.0 if r0 is None else 0.5,
+            chance=1.0 if r0 is None and not D else 0.5,
         )
 
     def _random_return(self) -> float:

@@ -57,10 +57,30 @@ class _Match(ThreePhases):
 
     Phase 3: touching the right object gives `final_reward`, another nothing; then all three are gone.
     Colours: red, green, blue, distributed over the objects anew in every episode. In the published code the mapping is
-    drawn once per environment object, so there a colour is a position and the objects need not be looked at.
+    drawn once per environment object, so there a colour is a position and the objects need not be looked at; with
+    `fixed_colours` it is so here, red on the left and blue on the right.
     """
 
     least_reward = 9
+
+    def __init__(
+        self,
+        num_envs: int,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        cue_visible: bool = False,
+        explore_length: int = 15,
+        distractor_length: int = 60,
+        reward_length: int = 15,
+        apples: int = 10,
+        apple_reward: float = 1.0,
+        apple_reward_high: float | None = None,
+        final_reward: float = 5.0,
+        fixed_colours: bool = False,
+    ) -> None:
+        self.fixed_colours = bool(fixed_colours)
+        super().__init__(num_envs, device, seed, cue_visible, explore_length, distractor_length, reward_length, apples,
+                         apple_reward, apple_reward_high, final_reward)  # fmt: skip
 
     def prepare(self) -> None:
         super().prepare()
@@ -79,7 +99,9 @@ class _Match(ThreePhases):
 
     def spawn(self) -> MatchState:
         ripe, worth = self._fresh_orchard()
-        cell, sign, order, goal = map(self._draw, (self._starts, self._marks, self._orders, self._goals))
+        cell, sign = self._draw(self._starts), self._draw(self._marks)
+        order = self._zero if self.fixed_colours else self._draw(self._orders)
+        goal = self._draw(self._goals)
         return MatchState(cell, self._zero, ripe, worth, sign, order, goal, self._zero + NOTHING)
 
     def act(self, state: MatchState, action: Tensor) -> tuple[MatchState, Tensor, Tensor, Tensor]:
@@ -305,5 +327,5 @@ class KeyToDoor(ThreePhases):
             r0_credit=None if best is None else best * found,
             r_random=random,
             max_rows=self.episode_length + 1,
-            chance=1.0,
+            chance=found,
         )

@@ -81,11 +81,13 @@ def test_the_step_axis_after_a_resume(tmp_path):
         def __bool__(self):
             return one.trainer.update == 3
 
-    one, two = session(), session()
+    one = session()
     assert not one.run(Soon())
+    one.close()
     later = TensorBoardMirror(tmp_path / "tensorboard")
     later.write(one.trainer.step + 1, {"train/return": 99.0})
     later.close()
+    two = session()
     two.restore()
     assert two.run(Interrupt())
     events = EventAccumulator(str(tmp_path / "tensorboard"))

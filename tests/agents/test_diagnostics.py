@@ -214,7 +214,7 @@ def played(first, ended, reward):
     discount = torch.cat([torch.ones(1, 1), 1 - ended.float()])
     reward = torch.tensor(reward, dtype=torch.float32).unsqueeze(1)
     step = Step(torch.zeros(rows, 1, 1), torch.zeros(rows, 1, dtype=torch.int64), reward, discount, first)
-    return Rollout(step, torch.zeros(rows - 1, 1, 2), (), (), ended, ended)
+    return Rollout(step, reward[1:], torch.zeros(rows - 1, 1, 2), (), (), ended, ended)
 
 
 def test_credit_by_hand():

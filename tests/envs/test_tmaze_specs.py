@@ -104,7 +104,7 @@ def test_where_truncation_is_cheap_it_pays_to_refuse(name, kwargs, last):
 
 def test_a_choice_at_once_needs_credit_alone():
     env = envs.make(delayed, 64, corridor_length=0, delay=3, sigma=1.0)
-    assert (env.spec.memory_length, env.spec.credit_length, env.spec.chance) == (0, 4, 1.0)
+    assert (env.spec.memory_length, env.spec.credit_length, env.spec.chance) == (0, 4, 0.5)
     assert env.spec.r0_memory is env.spec.r0_memory_last is None and env.spec.r0 == env.spec.r0_credit == 0.5
     assert Tabular(env).search(starts=8, steps=20, sweeps=1) == pytest.approx(1)
 

@@ -11,6 +11,7 @@ from slow_tvt import BLUE, CHOICE, GREEN, HALL, OBJECTS, RED, ROOMS, KeyDoor, Ma
 from test_tvt import COLOURS, NAMES, every, make, place
 from tvt_policies import EAST, NORTH, WEST, ByLastAction, choose_seeing, fetch, in_sight, neighbour, visible
 
+import envs
 from envs.tvt import NOTHING, ORDERS
 
 matches = pytest.mark.parametrize("name", NAMES[:2])
@@ -99,7 +100,19 @@ def test_the_key_needs_no_memory(cue_visible):
 
     env = all_cases("key_to_door", cue_visible=cue_visible)
     won, total = play(env, policy, sees_last=False)
-    assert won.all() and (total == env.spec.r_star).all() and env.spec.chance == 1 and env.spec.memory_length == 0
+    assert won.all() and (total == env.spec.r_star).all() and env.spec.memory_length == 0
+    assert env.spec.chance == env.spec.r0_credit / env.spec.r_star  # the key by luck, the door by skill
+
+
+@matches
+def test_fixed_colours_are_positions(name):
+    """Drawn anew they are all six orders; fixed, the goal alone says where to go, and without it no policy knows."""
+    fixed, drawn = (envs.make(name, 600, fixed_colours=choice, seed=3) for choice in (True, False))
+    for env in (fixed, drawn):
+        env.reset()
+    assert (fixed.state.order == 0).all() and len(set(drawn.state.order.tolist())) == len(ORDERS)
+    assert torch.equal(torch.bincount(fixed.state.goal) > 100, torch.ones(3, dtype=torch.bool))
+    assert fixed.spec == drawn.spec
 
 
 @every
