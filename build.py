@@ -224,7 +224,7 @@ def report_line(report: dict[str, Any]) -> str:
     best, chance = report["reference"]["r_star"], report["reference"]["chance"]
     known = [] if best is None else [f"optimum {best:g}"]
     known += [] if chance is None else [f"chance success {chance:.0%}"]
-    known += [] if report["greedy"].get("score") is None else ["score 0 is chance, 1 the optimum"]
+    known += [] if report["greedy"].get("score") is None else ["score 0 without the ability under test, 1 at the optimum"]
     return f"{report['episodes']} episodes: {'; '.join(parts)}" + (f" ({', '.join(known)})" if known else "")
 
 
