@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Sized
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -259,9 +260,12 @@ def lags(rows: Sequence[Row], summary: Sequence[Row], look: Look):
     if not rows:
         return None
     runs: dict[tuple, dict[str, dict[int, list[tuple[int, float]]]]] = {}
+    of_run = itemgetter("env", "length", "cell", "seed")
+    exploded = {of_run(row) for row in rows if not math.isfinite(or_nan(row["norm"]))}
     for row in rows:
         cells = runs.setdefault((row["env"], row["length"]), {})
-        cells.setdefault(row["cell"], {}).setdefault(row["seed"], []).append((row["lag"], row["norm"]))
+        if of_run(row) not in exploded:
+            cells.setdefault(row["cell"], {}).setdefault(row["seed"], []).append((row["lag"], row["norm"]))
     figure, axes = panels(len(runs), 5.2, tall(look))
     for axis, (task, cells) in zip(axes, runs.items()):
         of_task, ends, top = _of_task(summary, task), [], 0.0

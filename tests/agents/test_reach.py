@@ -57,9 +57,14 @@ def test_tables_and_figures(tmp_path):
 
     write_tables(tmp_path, results, "lstm", reaches[:-1])  # gru has lost a run on the last task, and has no mean there
     tables = read_tables(tmp_path)
-    axes = lags(tables["lags"], tables["summary"], Look(["memoryless", "lstm", "gru"])).axes
+    look = Look(["memoryless", "lstm", "gru"])
+    axes = lags(tables["lags"], tables["summary"], look).axes
     assert ["gru" in {text.get_text() for text in axis.texts} for axis in axes] == [True, False]
     assert axes[1].get_xlabel().endswith("not known: gru")
+    for bad in (None, math.inf):  # a gradient that exploded
+        rows = [row | {"norm": bad if (row["cell"], row["lag"]) == ("lstm", 2) else row["norm"]} for row in tables["lags"]]
+        axes = lags(rows, tables["summary"], look).axes
+        assert all("not known: lstm" in axis.get_xlabel() for axis in axes)
     plt.close("all")
 
     write_tables(tmp_path, results, "lstm")
