@@ -25,15 +25,21 @@ PRESETS = {
         "rnn-orth": {"hidden_size": 400}, "sru": {"hidden_size": 150},
     },
 }  # fmt: skip
-TINY = 1e-6  # smallest norm divided by: below it the fifth power leaves float32
+#: smallest norm divided by, as in torch.nn.functional.normalize
+TINY = 1e-12
 
 
 def normalise5(v: Tensor) -> Tensor:
-    """`v / ||v||_5` along the last axis; a vector shorter than TINY is divided by TINY."""
-    square = v * v
-    power = (square * square * torch.abs(v)).sum(-1, keepdim=True)
-    power = torch.where(power > TINY**5, power, TINY**5)
-    return v / torch.exp(torch.log(power) * 0.2)
+    """`v / max(||v||_5, TINY)` along the last axis, of any length that float32 holds: the fifth powers are of v by its
+    1-norm, which is a constant to the gradient, for ||v||_5 = c ||v / c||_5 whatever c is."""
+    size = torch.abs(v).detach().sum(-1, keepdim=True)
+    size = torch.where(size > TINY, size, TINY)
+    unit = v / size
+    square = unit * unit
+    power = (square * square * torch.abs(unit)).sum(-1, keepdim=True)
+    power = torch.where(power > 1e-30, power, 1e-30)  # only that of v = 0 is below it
+    norm = size * torch.exp(torch.log(power) * 0.2)
+    return v / torch.where(norm > TINY, norm, TINY)
 
 
 class NRU(Cell):

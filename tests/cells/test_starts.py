@@ -352,16 +352,18 @@ def test_what_a_row_takes_where_nobody_says(name):
     assert {key: attrgetter(key)(core) for key in DEFAULTS[name]} == DEFAULTS[name]
 
 
-TOO_SHORT = "the code divides by max(||v||_5, 1e-12), ours by no less than 1e-6: below it fifth powers leave float32"
-
-
-@pytest.mark.parametrize(
-    "norm", [1e3, 1.0, 1e-3, 1e-5, pytest.param(1e-9, marks=pytest.mark.xfail(reason=TOO_SHORT, strict=True))]
-)
+@pytest.mark.parametrize("norm", [1e25, 1e9, 1.0, 1e-3, 1e-5, 1e-9, 1e-11])
 def test_directions_of_the_nru_have_norm_one(norm):
     v = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
-    v = normalise5(v * (norm / v.abs().pow(5).sum(-1, keepdim=True).pow(0.2)))
-    torch.testing.assert_close(v.abs().pow(5).sum(-1), torch.ones(50), rtol=1e-4, atol=0)
+    v = (v * (norm / v.abs().pow(5).sum(-1, keepdim=True).pow(0.2))).requires_grad_()
+    found = normalise5(v)
+    torch.testing.assert_close(found.abs().pow(5).sum(-1), torch.ones(50), rtol=1e-4, atol=0)
+    wide = v.detach().double().requires_grad_()
+    pull = torch.randn(50, 64, generator=torch.Generator().manual_seed(1))
+    expected = wide / wide.abs().pow(5).sum(-1, keepdim=True).pow(0.2)
+    (want,) = torch.autograd.grad((expected * pull).sum(), wide)
+    (have,) = torch.autograd.grad((found * pull).sum(), v)
+    torch.testing.assert_close(have.double(), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
 
 
 def test_a_direction_of_norm_zero_stays_zero():
