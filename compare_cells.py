@@ -268,8 +268,12 @@ def report(comparison: Comparison, results: Sequence[Result], tables: Mapping[st
            figures: Sequence[Path], failures: Sequence[str]) -> str:  # fmt: skip
     """The comparison as one HTML page."""
     suite, versions = comparison.suite, collect_versions(comparison.argv)
-    facts = [f"{len(suite.cells)} cells, {len(suite.tasks)} tasks, {len(suite.seeds)} seeds each; equal "
-             f"{suite.options.match}; baseline {suite.options.baseline}",
+    lengths: dict[str, list[str]] = {}
+    for task in suite.tasks:
+        lengths.setdefault(task.env, []).extend([] if task.length is None else [str(task.length)])
+    facts = [f"{_many(len(suite.cells), 'cell')} on " +
+             ", ".join(f"{env} ({', '.join(found)})" if found else env for env, found in lengths.items()),
+             f"{_many(len(suite.seeds), 'seed')} each, equal {suite.options.match}, baseline {suite.options.baseline}",
              f"torch {versions['torch']}, Python {versions['python']}, {versions['cpu']}"]  # fmt: skip
     return page(f"gatemaze: {suite.name}", suite.options.about, facts, control_lines(results), figures, tables["ranking"],
                 tables["longest"], failures, films(comparison.out, results),

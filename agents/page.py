@@ -47,7 +47,9 @@ main {{ max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }}
 h1 {{ font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }} h2 {{ font-size: 1.2rem; margin: 0 0 .6rem; }}
 p {{ margin: .4rem 0 .8rem; }} .soft {{ color: var(--soft); font-size: .92rem; }}
 section {{ background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 1.1rem; margin: 1rem 0; }}
-figure {{ margin: 0; }} figure svg {{ width: 100%; min-width: 36rem; height: auto; background: #fff; border-radius: 8px; }}
+figure {{ margin: 0 0 1.2rem; }} figure:last-child {{ margin: 0; }}
+figure svg {{ display: block; width: 100%; height: auto; margin: 0 auto; border-radius: 8px; }}
+@media (prefers-color-scheme: dark) {{ figure svg {{ filter: invert(.91) hue-rotate(180deg); }} }}
 figcaption {{ color: var(--soft); font-size: .9rem; margin-top: .5rem; }}
 .wide {{ overflow-x: auto; }} table {{ border-collapse: collapse; font-size: .92rem; white-space: nowrap; }}
 th, td {{ text-align: right; padding: .3rem .7rem; border-bottom: 1px solid var(--line); }}
@@ -69,7 +71,7 @@ def page(title: str, about: str, facts: Sequence[str], control: Sequence[str], f
     (agents/tables.py); films: caption -> MP4 file; commands: what makes it all again."""
     parts = [f"<h1>{escape(title)}</h1><p>{escape(about)}</p>"]
     parts.append("<p class=soft>" + "<br>".join(map(escape, facts)) + "</p>")
-    parts.append(_section("Ranking", _table([_words(row) for row in ranking], "ranking") + NOTE))
+    parts.append(_section("Ranking", _table(_without_empty([_words(row) for row in ranking]), "ranking") + NOTE))
     if control:
         parts.append(_section("The memoryless control", _list(control) + CONTROL_NOTE))
     for path in figures:
@@ -104,15 +106,18 @@ def _wide(inner: str, label: str) -> str:
 
 
 def _svg(path: Path, label: str) -> str:
-    """The drawing alone, one picture to a screen reader; its ids made its own so that several live in one page."""
+    """The drawing alone, one picture to a screen reader, never so small that its letters cannot be read; its ids made its
+    own so that several live in one page."""
     text = path.read_text(encoding="utf-8")
     text = text[text.index("<svg") :]
+    width = float(re.search(r'\swidth="([\d.]+)pt"', text)[1])
     text = re.sub(r'\s(width|height)="[\d.]+pt"', "", text, count=2)
     mark = f"{path.stem}-"
     text = re.sub(r'\bid="', f'id="{mark}', text)
     text = re.sub(r'href="#', f'href="#{mark}', text)
     text = re.sub(r"url\(#", f"url(#{mark}", text)
-    return f'<svg role="img" aria-label="{escape(label)}"{text.removeprefix("<svg")}'
+    size = f"min-width: {0.8 * width:.0f}px; max-width: {1.6 * width:.0f}px"
+    return f'<svg role="img" aria-label="{escape(label)}" style="{size}"{text.removeprefix("<svg")}'
 
 
 def _base64(path: Path) -> str:
@@ -125,6 +130,11 @@ def _words(row: Row) -> Row:
             "P(better)": interval(row, "improvement"), "p (better)": number(row["p_holm"]),
             "P(faster)": interval(row, "faster"), "p (faster)": number(row["p_steps_holm"]),
             "failed": row["failed"] or ""}  # fmt: skip
+
+
+def _without_empty(rows: Sequence[Row]) -> list[Row]:
+    """Without the columns that say nothing of any row."""
+    return [{name: value for name, value in row.items() if any(other[name] for other in rows)} for row in rows]
 
 
 def _reached(row: Row) -> Row:

@@ -81,17 +81,28 @@ def test_for_a_screen_reader_and_the_keyboard(text):
     assert "p (better)" in heads and "p (faster)" in heads and len(set(heads[:8])) == 8
 
 
+#: title of the page: its width, the window's, and for each figure how large a unit of its drawing is, in pixels
+MEASURE = """<script>document.title = [document.documentElement.scrollWidth, window.innerWidth, ...[...document.querySelectorAll(
+"svg")].map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)].join(" ")</script>"""
+
+
 @pytest.mark.slow
 def test_in_a_browser(text, tmp_path):
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium here")
     (tmp_path / "index.html").write_text(text)
-    for width in (1200, 400):
+    # the page itself has no script; this copy of it says how wide it came out
+    (tmp_path / "measured.html").write_text(text.replace("</body>", MEASURE + "</body>"))
+    for width in (1200, 500):  # headless Chromium makes no window narrower than 500
+        how = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+               "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000"]  # fmt: skip
         shot = tmp_path / f"{width}.png"
-        done = subprocess.run([
-            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-            "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000",
-            f"--screenshot={shot}", (tmp_path / "index.html").as_uri(),
-        ], capture_output=True, text=True, timeout=120)  # fmt: skip
+        run = [*how, f"--screenshot={shot}", (tmp_path / "index.html").as_uri()]
+        done = subprocess.run(run, capture_output=True, text=True, timeout=120)
         assert shot.stat().st_size > 10_000 and "CONSOLE" not in done.stderr
+        run = [*how, "--dump-dom", (tmp_path / "measured.html").as_uri()]
+        dom = subprocess.run(run, capture_output=True, text=True, timeout=120).stdout
+        page_width, window, *drawings = map(float, re.search(r"<title>([-\d. ]+)</title>", dom)[1].split())
+        assert page_width <= window == width, "the page itself must not scroll sideways"
+        assert len(drawings) == text.count("<svg") and min(drawings) > 0.75, "letters too small to read"
