@@ -18,6 +18,7 @@ import train_agent
 from agents.pool import locked
 from agents.results import FAILED
 from agents.tables import NAMES, read_tables
+from benchmarks import run_records
 from configs.suite_file import read_suite
 from memory_cells import variants
 from tests.agents.compared import compared
@@ -189,6 +190,23 @@ def test_a_comparison_by_hand(suite, tmp_path, capsys):
     page = (tmp_path / "out" / "index.html").read_text()
     assert "control on tmaze_passive 4" in page and f"python compare_cells.py '{suite}' out=" in unescape(page)
     assert compare_cells.main([*argv, "jobs=0"]) == 0 and "looking into" not in capsys.readouterr().out
+
+    # kept as text and made again elsewhere, the runs give the same tables
+    kept, elsewhere = tmp_path / "kept.jsonl", tmp_path / "elsewhere"
+    run_records.keep(tmp_path / "out", kept)
+    assert str(tmp_path) not in kept.read_text()
+    before = kept.read_bytes()
+    run_records.keep(tmp_path / "none", kept)  # runs that are only in the file stay in it
+    assert kept.read_bytes() == before
+    run_records.restore(kept, elsewhere)
+    capsys.readouterr()
+    assert compare_cells.main([suite, f"out={elsewhere}", "train.steps=300", "jobs=0"]) == 0
+    assert "4 runs; 4 are done" in (told := capsys.readouterr().out) and "looking into" not in told
+    assert tables(elsewhere) == tables(tmp_path / "out")
+    for name in ("../x", "a/b", ""):
+        kept.write_text(json.dumps({"run": name, "files": {}}) + "\n")
+        with pytest.raises(SystemExit, match="line 1 is no record"):
+            run_records.restore(kept, elsewhere)
 
 
 def test_the_best_cell_is_filmed_unless_a_run_of_it_failed(tmp_path, monkeypatch):

@@ -82,8 +82,9 @@ def test_for_a_screen_reader_and_the_keyboard(text):
 
 
 #: title of the page: its width, the window's, and for each figure how large a unit of its drawing is, in pixels
-MEASURE = """<script>document.title = [document.documentElement.scrollWidth, window.innerWidth, ...[...document.querySelectorAll(
-"svg")].map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)].join(" ")</script>"""
+MEASURE = """<script>document.title = [document.documentElement.scrollWidth, window.innerWidth,
+...Array.from(document.querySelectorAll("svg"), svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)
+].join(" ")</script>"""
 
 
 @pytest.mark.slow
@@ -96,7 +97,7 @@ def test_in_a_browser(text, tmp_path):
     (tmp_path / "measured.html").write_text(text.replace("</body>", MEASURE + "</body>"))
     for width in (1200, 500):  # headless Chromium makes no window narrower than 500
         how = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-               "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000"]  # fmt: skip
+               "--enable-logging=stderr", f"--user-data-dir={tmp_path}/profile", f"--window-size={width},2000"]  # fmt: skip
         shot = tmp_path / f"{width}.png"
         run = [*how, f"--screenshot={shot}", (tmp_path / "index.html").as_uri()]
         done = subprocess.run(run, capture_output=True, text=True, timeout=120)
