@@ -25,7 +25,7 @@ from agents.graphs import CudaRecorder
 from agents.learner import Learner, Settings, make_optimizer
 from agents.observations import make_target
 from agents.session import check_like
-from agents.trainer import Schedule, Trainer
+from agents.trainer import Schedule, Trainer, seeds_of
 from configs.errors import ConfigError
 from configs.load import diff_configs, from_resolved
 from configs.schema import HIDDEN_SIZE, Config, DecoderConfig
@@ -121,7 +121,7 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     """Environment, agent, learner and their generators, all seeded from `config.seed`."""
     a, t = config.agent, config.train
     torch.manual_seed(config.seed)  # the default generator too: it starts differently in every process, and is saved
-    env = make_env(config, t.num_envs, device, seed=config.seed)
+    env = make_env(config, t.num_envs, device, seed=seeds_of(config.seed)["env"])
     agent = make_agent(config, env)
     if a.budget_cost and not agent.core.time_gates(agent.initial_state(1)):
         gated = ", ".join(name for name, row in VARIANTS.items() if "threshold" in row.options)

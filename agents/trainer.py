@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,13 @@ class Schedule:
         return self.start * (1 + (self.end_fraction - 1) * min(progress, 1.0))
 
 
+def seeds_of(seed: int) -> dict[str, int]:
+    """A seed for each generator of a run, by what it draws: streams that have nothing to do with one another, nor with those
+    of the next seed."""
+    names = ("env", "actions", "minibatches", "positions")
+    return dict(zip(names, map(int, np.random.SeedSequence(seed).generate_state(len(names)))))
+
+
 class Trainer:
     """Env, learner and all state between updates; `iterate` is one rollout and one update."""
 
@@ -38,9 +46,10 @@ class Trainer:
         if full_episode and env.spec.max_rows is None:
             raise ValueError("agent.full_episode=true needs an environment with a longest episode")
         self.unroll_length = env.spec.max_rows - 1 if full_episode else unroll_length
-        self.generator = torch.Generator(env.device).manual_seed(seed)
-        learner.generator.manual_seed(seed + 1)
-        learner.positions.manual_seed(seed + 2)
+        seeds = seeds_of(seed)
+        self.generator = torch.Generator(env.device).manual_seed(seeds["actions"])
+        learner.generator.manual_seed(seeds["minibatches"])
+        learner.positions.manual_seed(seeds["positions"])
         self.tracker = EpisodeTracker(env.num_envs, env.device)
         self.scale = RewardScale(env.num_envs, learner.settings.gamma, env.device) if normalise_reward else None
         self.recorder = recorder

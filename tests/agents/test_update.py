@@ -143,6 +143,19 @@ def test_the_entropy_cost_follows_its_schedule():
         assert trainer.learner.entropy_cost.item() == pytest.approx(0.1 * (1 - 0.5 * at / 500))
 
 
+def test_no_two_generators_of_a_run_or_of_neighbouring_runs_draw_the_same():
+    from configs.load import load_config
+
+    drawn = []
+    for seed in (1, 2, 3):
+        trainer = build.make_trainer(load_config(["smoke", f"seed={seed}", "train.stagger_episodes=false"],
+                                                 build.KNOWN_CELLS), torch.device("cpu"))  # fmt: skip
+        learner = trainer.learner
+        for generator in (trainer.env.generator, trainer.generator, learner.generator, learner.positions):
+            drawn.append(generator.initial_seed())
+    assert len(set(drawn)) == 12 and not {1, 2, 3} & set(drawn)  # those are the seeds of the agents' parameters
+
+
 def test_staggering_spreads_episodes_of_one_length():
     from configs.load import load_config
 
