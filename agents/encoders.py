@@ -32,21 +32,26 @@ class VectorEncoder(nn.Module):
 class SymbolEncoder(nn.Module):
     """Symbolic grids (..., h, w, C) of codes: an embedding of every channel's code, summed per cell, then one layer.
 
-    `values`: how many codes each channel has.
+    `values`: how many codes each channel has. Computed as one product of the codes, one-hot, with the layer's weight times
+    the embeddings: the gradient of an embedding look-up is slow.
     """
 
     def __init__(self, obs_shape: Sequence[int], values: Sequence[int], extra: int, size: int, width: int = 8):
         super().__init__()
-        self.dims = len(obs_shape)
-        cells = torch.Size(obs_shape).numel() // len(values)
-        self.register_buffer("offset", torch.tensor([sum(values[:c]) for c in range(len(values))]), persistent=False)
+        self.dims, self.cells = len(obs_shape), torch.Size(obs_shape).numel() // len(values)
+        offset = torch.tensor([sum(values[:c]) for c in range(len(values))])
+        place = offset + sum(values) * torch.arange(self.cells).unsqueeze(1)  # of code 0 in the one-hot row
+        self.register_buffer("place", place.flatten(), persistent=False)
         self.codes = nn.Parameter(torch.randn(sum(values), width))
-        self.layers = nn.Sequential(hidden(cells * width + extra, size), nn.ReLU())
+        self.layers = nn.Sequential(hidden(self.cells * width + extra, size), nn.ReLU())
 
     def forward(self, obs: Tensor, extra: Tensor) -> Tensor:
-        codes = nn.functional.embedding(obs.to(torch.int64) + self.offset, self.codes)  # (..., h, w, C, width)
-        x = codes.sum(-2).flatten(obs.dim() - self.dims)
-        return self.layers(torch.cat([x, extra], -1) if extra.shape[-1] else x)
+        linear, relu = self.layers
+        of_cells, of_extra = linear.weight.split([linear.in_features - extra.shape[-1], extra.shape[-1]], 1)
+        table = (of_cells.unflatten(1, (self.cells, -1)) @ self.codes.t()).flatten(1)
+        hot = table.new_zeros(*extra.shape[:-1], table.shape[1])
+        hot.scatter_(-1, obs.flatten(-self.dims).to(torch.int64) + self.place, 1.0)
+        return relu(nn.functional.linear(torch.cat([hot, extra], -1), torch.cat([table, of_extra], 1), linear.bias))
 
 
 class PixelEncoder(nn.Module):

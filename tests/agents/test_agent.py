@@ -55,3 +55,19 @@ def test_symbols_are_told_apart_by_channel_code_and_place():
     other[0][0, 1, 0], other[1][1, 0, 0], other[2][0, 1, 1] = 0, 0, 0
     outputs = [encoder(x, torch.zeros(0)) for x in (obs, *other)]
     assert all(not torch.allclose(a, b) for i, a in enumerate(outputs) for b in outputs[:i])
+
+
+@pytest.mark.parametrize("extra", [0, 4])
+def test_symbols_are_looked_up_summed_and_fed_to_one_layer(extra):
+    """The product of one-hot codes equals the look-up, in values and gradients, over rows (T, B) and with numbers beside."""
+    torch.manual_seed(3)
+    encoder = make_encoder("symbols", (3, 2, 3), (5, 4, 3), extra, 16).double()
+    obs = torch.stack([torch.randint(n, (7, 6, 3, 2)) for n in (5, 4, 3)], -1).to(torch.uint8)
+    beside, pull = torch.randn(7, 6, extra).double(), torch.randn(7, 6, 16).double()
+    cells = sum(encoder.codes[obs[..., c].long() + start] for c, start in enumerate((0, 5, 9)))
+    want = torch.relu(encoder.layers[0](torch.cat([cells.flatten(2), beside], -1)))
+    found = encoder(obs, beside)
+    torch.testing.assert_close(found, want)
+    parameters = list(encoder.parameters())
+    for a, b in zip(*(torch.autograd.grad((y * pull).sum(), parameters) for y in (found, want)), strict=True):
+        torch.testing.assert_close(a, b)
