@@ -49,9 +49,10 @@ class SymbolEncoder(nn.Module):
         linear, relu = self.layers
         of_cells, of_extra = linear.weight.split([linear.in_features - extra.shape[-1], extra.shape[-1]], 1)
         table = (of_cells.unflatten(1, (self.cells, -1)) @ self.codes.t()).flatten(1)
-        hot = table.new_zeros(*extra.shape[:-1], table.shape[1])
-        hot.scatter_(-1, obs.flatten(-self.dims).to(torch.int64) + self.place, 1.0)
-        return relu(nn.functional.linear(torch.cat([hot, extra], -1), torch.cat([table, of_extra], 1), linear.bias))
+        x = table.new_zeros(*extra.shape[:-1], table.shape[1] + extra.shape[-1])
+        x[..., table.shape[1] :] = extra
+        x.scatter_(-1, obs.flatten(-self.dims).to(torch.int64) + self.place, 1.0)  # one-hot
+        return relu(nn.functional.linear(x, torch.cat([table, of_extra], 1), linear.bias))
 
 
 class PixelEncoder(nn.Module):
