@@ -152,8 +152,9 @@ def test_more_slips(run, capsys):
 
 
 @pytest.mark.parametrize("how, told", [
-    (["env.vectorization=async", "env.workers=2", "env.kwargs=fault=exit"], r"worker \d \(.*\) is dead: exit status 7"),
-    (["env.kwargs=fault=raise"], r"environment \d: RuntimeError: the simulator is broken"),
+    (["env.vectorization=async", "env.workers=2", "env.kwargs=fault=exit,unlucky=-1"],
+     r"worker \d \(.*\) is dead: exit status 7"),
+    (["env.kwargs=fault=raise,unlucky=-1"], r"environment \d: RuntimeError: the simulator is broken"),
 ])  # fmt: skip
 def test_an_environment_that_fails_ends_the_run_with_a_line(how, told, tmp_path, capsys):
     run = tmp_path / "run"
