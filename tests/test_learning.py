@@ -13,7 +13,7 @@ def train(*tokens):
     watch = build.watcher(config, trainer.learner.agent, trainer.env.device)
     while not trainer.done and not (trainer.update and trainer.update % 10 == 0 and watch() >= 0.99):
         trainer.iterate()
-    return build.evaluate_agent(config, trainer.learner.agent, trainer.env.device)["greedy"]
+    return build.evaluate_agent(config, trainer.learner.agent, trainer.env.device)["greedy"], trainer
 
 
 SMALL = ("env.corridor_length=8", "train.num_envs=64", "train.unroll_length=32", "cell.hidden_size=32",
@@ -21,32 +21,36 @@ SMALL = ("env.corridor_length=8", "train.num_envs=64", "train.unroll_length=32",
 
 
 def test_a_recurrent_agent_remembers():
-    report = train(*SMALL, "train.steps=250000")
+    report, _ = train(*SMALL, "train.steps=250000")
     assert report["success_interval"][0] > 0.9, report
 
 
 def test_the_memoryless_control_does_not():
-    report = train(*SMALL, "cell=memoryless", "train.steps=150000")
+    report, _ = train(*SMALL, "cell=memoryless", "train.steps=150000")
     assert report["success_interval"][0] <= 0.5 <= report["success_interval"][1], report
 
 
 def test_the_cue_visible_twin_needs_no_memory():
     """The same control solves the twin, so what it lacks is memory and not the rest."""
-    report = train(*SMALL, "cell=memoryless", "env.cue_visible=true", "train.steps=250000")
+    report, _ = train(*SMALL, "cell=memoryless", "env.cue_visible=true", "train.steps=250000")
     assert report["success_interval"][0] > 0.9, report
 
 
+#: a run that turns the same way in every episode still when its steps are used up (docs/results/tmaze.md)
+STUCK = pytest.param("tmaze_bakker", 3, marks=pytest.mark.xfail(reason="not solved by 3M steps", strict=True))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("env", ["tmaze_passive", "tmaze_bakker"])
-def test_the_default_solves_corridor_50(env):
-    """With at least four of five seeds, within 3M steps."""
-    reports = [train(f"env={env}", f"seed={seed}") for seed in range(1, 6)]
-    assert sum(report["success_interval"][0] > 0.9 for report in reports) >= 4, reports
+@pytest.mark.parametrize("env, seed", [*(("tmaze_passive", seed) for seed in range(1, 6)), ("tmaze_bakker", 1),
+                                       ("tmaze_bakker", 2), STUCK, ("tmaze_bakker", 4), ("tmaze_bakker", 5)])  # fmt: skip
+def test_the_default_solves_corridor_50(env, seed):
+    report, trainer = train(f"env={env}", f"seed={seed}")
+    assert report["success_interval"][0] > 0.9 and trainer.step <= 3_000_000, (trainer.step, report)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_vtrace_corrects_a_lag_of_four(seed):
-    report = train("agent=impala", "env.corridor_length=20", f"seed={seed}")
+    report, _ = train("agent=impala", "env.corridor_length=20", f"seed={seed}")
     assert report["success_interval"][0] > 0.9, report
 
