@@ -39,6 +39,7 @@ class Settings:
     exploration: str
     logit_cost: float
     normalise_advantage: str
+    advantage_floor: float
     reuse: int
     minibatches: int
     start_state: str
@@ -165,7 +166,7 @@ class Learner:
         log_pi, log_mu = losses.log_prob(logits, action), losses.log_prob(mu, action)
         log_rho = torch.where(valid, (log_pi - log_mu).detach(), 0)
         ret = self._returns(value.detach(), rollout.reward[s.burn_in :], rows.discount[1:], ~valid, log_rho)
-        advantage = losses.normalise(ret.advantage, valid, s.normalise_advantage)
+        advantage = losses.normalise(ret.advantage, valid, s.normalise_advantage, s.advantage_floor)
         if s.policy_loss == "ppo":
             policy = losses.ppo(log_pi, log_mu, advantage, valid, s.ppo_clip)
         else:

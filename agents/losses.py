@@ -51,11 +51,11 @@ def logit_energy(logits: Tensor, mask: Tensor) -> Tensor:
     return masked_mean((logits - logits.mean(-1, keepdim=True)).square().mean(-1), mask)
 
 
-def normalise(advantage: Tensor, mask: Tensor, how: str) -> Tensor:
-    """ "none"; "std": (A - mean) / (std + 1e-8); "scale": A / max(root mean square, 0.05), signs and zero kept."""
+def normalise(advantage: Tensor, mask: Tensor, how: str, floor: float) -> Tensor:
+    """ "none"; "std": (A - mean) / (std + 1e-8); "scale": A / max(root mean square, floor), signs and zero kept."""
     if how == "none":
         return advantage
     if how == "scale":
-        return advantage / masked_mean(advantage.square(), mask).sqrt().clamp(min=0.05)
+        return advantage / masked_mean(advantage.square(), mask).sqrt().clamp(min=floor)
     mean = masked_mean(advantage, mask)
     return (advantage - mean) / (masked_mean((advantage - mean).square(), mask).sqrt() + 1e-8)

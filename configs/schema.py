@@ -109,6 +109,8 @@ class AgentConfig:
     budget_cost: float = leaf(0.0, "time gates: weight of the units' mean openness (computational budget)", min=0)
     normalise_advantage: str = leaf("scale", "std: centre and divide by the deviation; scale: divide only",
                                     choices=("none", "std", "scale"))
+    advantage_floor: float = leaf(0.05, "scale: advantages are divided by their root mean square, but by no less than this",
+                                  min=1e-8)
     normalise_reward: bool = leaf(False, "divide rewards by the running deviation of the return")
     # data
     reuse: int = leaf(4, "passes over each rollout", min=1, max=1000)

@@ -9,7 +9,6 @@ best policy never risks a failure and minimises the expected number of steps.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -123,55 +122,83 @@ def _random_return(maze: Maze, starts: dict[int, int], max_steps: int, actions: 
 def plan(maze: Maze, seen: np.ndarray, starts: dict[int, int], max_steps: int) -> Plan:
     """The best policy over histories of what is seen (and of one's own actions)."""
     going, unfailed = maze.counts
-    moves, sight = maze.moves.tolist(), seen.tolist()
-    number: dict[frozenset[tuple[int, int]], int] = {}
-
-    def split(places: Counter[int]) -> dict[int, tuple[int, int]]:
-        """{what is seen: (belief, its weight)}"""
-        groups: dict[int, dict[int, int]] = {}
-        for place, weight in places.items():
-            groups.setdefault(sight[place], {})[place] = weight
-        found = {}
-        for what, group in groups.items():
-            unit = math.gcd(*group.values())
-            key = frozenset((place, weight // unit) for place, weight in group.items())
-            found[what] = (number.setdefault(key, len(number)), sum(group.values()))
-        return found
-
-    first = split(Counter(starts))
-    edges: list[tuple[int, int, float]] = []  # (3 * belief + action, next belief, probability)
-    won, lost, branches = [], [], []
-    done = 0
-    while done < len(number):
-        for belief in list(number)[done:]:
-            for action in range(3):
-                after: Counter[int] = Counter()
-                for place, weight in belief:
-                    after[moves[place][action]] += weight
-                total = sum(after.values())
-                lost.append(sum(after.pop(p) for p in list(after) if going <= p < unfailed) / total)
-                won.append(sum(after.pop(p) for p in list(after) if p >= unfailed) / total)
-                branches.append(split(after))
-                edges += [(3 * done + action, b, weight / total) for b, weight in branches[-1].values()]
-            done += 1
-    model = _Model(np.array(edges), np.array(won), np.array(lost))
+    moves, mass = maze.moves.numpy(), sum(starts.values())
+    beliefs = _Beliefs(seen)
+    first = beliefs.split(np.zeros(len(starts), int), np.array(list(starts)), np.array(list(starts.values())))
+    edges, won, lost = [], [], []
+    done = 0  # beliefs whose actions have been tried; a pass tries those of all that the last one found
+    while fresh := beliefs.take_fresh():
+        belief = np.repeat(done + np.arange(len(fresh)), [len(rows) for rows in fresh])
+        place, weight = np.concatenate(fresh).T
+        node, after = (3 * belief[:, None] + np.arange(3)).ravel(), moves[place].ravel()
+        local, weight = node - 3 * done, np.repeat(weight, 3)
+        total = np.bincount(local, weight)
+        lost.append(np.bincount(local, weight * ((after >= going) & (after < unfailed))) / total)
+        won.append(np.bincount(local, weight * (after >= unfailed)) / total)
+        found = beliefs.split(*(x[after < going] for x in (node, after, weight)))
+        edges.append(found._replace(weight=found.weight / total[found.node - 3 * done]))
+        done += len(fresh)
+    edges = Branches(*map(np.concatenate, zip(*edges, strict=True)))
+    model = _Model(edges, np.concatenate(won), np.concatenate(lost))
     value, q = model.solve()
     action = q.argmin(1)
-    mass = sum(starts.values())
+    after: list[dict[int, int]] = [{} for _ in action]
+    chosen = action[edges.node // 3] == edges.node % 3
+    for node, what, belief in zip(*(x[chosen].tolist() for x in edges[:3]), strict=True):
+        after[node // 3][what] = belief
     return Plan(
-        first={what: belief for what, (belief, _) in first.items()},
+        first=dict(zip(first.seen.tolist(), first.belief.tolist(), strict=True)),
         action=action,
-        after=[{w: b for w, (b, _) in branches[3 * i + a].items()} for i, a in enumerate(action.tolist())],
-        steps=float(sum(value[belief] * weight for belief, weight in first.values()) / mass),
-        credit_length=model.credit_length([belief for belief, _ in first.values()], q, max_steps),
+        after=after,
+        steps=float(value[first.belief] @ first.weight / mass),
+        credit_length=model.credit_length(first.belief, q, max_steps),
     )
+
+
+class Branches(NamedTuple):
+    """(n,) each: from node, 3 * belief + action, seeing `seen` leads on to `belief`, with this weight."""
+
+    node: np.ndarray
+    seen: np.ndarray
+    belief: np.ndarray
+    weight: np.ndarray
+
+
+class _Beliefs:
+    """Numbers beliefs as they are met. One is its places with their weights in lowest terms, in order: rows of two."""
+
+    def __init__(self, seen: np.ndarray) -> None:
+        self.seen, self.number, self.fresh = seen, {}, []
+
+    def take_fresh(self) -> list[np.ndarray]:
+        """Those met since the last call."""
+        fresh, self.fresh = self.fresh, []
+        return fresh
+
+    def split(self, node: np.ndarray, place: np.ndarray, weight: np.ndarray) -> Branches:
+        """What the places (n,) reached from each node show, and what is believed then."""
+        kinds, places = int(self.seen.max()) + 1, len(self.seen)
+        code, where = np.unique((node * kinds + self.seen[place]) * places + place, return_inverse=True)
+        weight = np.bincount(where.reshape(-1), weight).astype(np.int64)  # two ways may have run into one place
+        group, place = np.divmod(code, places)
+        start = np.flatnonzero(np.diff(group, prepend=-1))
+        unit = np.repeat(np.gcd.reduceat(weight, start), np.diff(start, append=len(group)))
+        belief = []
+        for rows in np.split(np.stack((place, weight // unit), 1), start[1:]) if len(start) else []:
+            key = rows.tobytes()
+            if key not in self.number:
+                self.number[key] = len(self.number)
+                self.fresh.append(rows)
+            belief.append(self.number[key])
+        node, seen = np.divmod(group[start], kinds)
+        return Branches(node, seen, np.array(belief, int), np.add.reduceat(weight, start))
 
 
 class _Model:
     """The tree of beliefs as arrays: (3 * belief + action) leads on to beliefs, to success or to failure."""
 
-    def __init__(self, edges: np.ndarray, won: np.ndarray, lost: np.ndarray) -> None:
-        self.source, self.target, self.weight = edges[:, 0].astype(int), edges[:, 1].astype(int), edges[:, 2]
+    def __init__(self, edges: Branches, won: np.ndarray, lost: np.ndarray) -> None:
+        self.source, self.target, self.weight = edges.node, edges.belief, edges.weight
         self.won, self.lost = won, lost
 
     def expect(self, value: np.ndarray) -> np.ndarray:
@@ -189,7 +216,7 @@ class _Model:
                 return value, q
             value = better
 
-    def credit_length(self, first: list[int], q: np.ndarray, max_steps: int) -> int:
+    def credit_length(self, first: np.ndarray, q: np.ndarray, max_steps: int) -> int:
         """Smallest n whose n-step return, with the best policy after the first action, is higher for the best action than
         for all worse ones; the largest over the beliefs that the best policy visits. Reward is counted as from t = 0."""
         best = q.argmin(1)
@@ -210,7 +237,7 @@ class _Model:
                 raise RuntimeError("no finite return tells the best action")
         return longest
 
-    def _visited(self, first: list[int], best: np.ndarray) -> np.ndarray:
+    def _visited(self, first: np.ndarray, best: np.ndarray) -> np.ndarray:
         visited = np.zeros(len(best), bool)
         visited[first] = True
         taken = best[self.source // 3] == self.source % 3

@@ -69,13 +69,14 @@ def test_policy_gradient_and_value():
 
 def test_normalisation():
     a = torch.tensor([[1.0, 2.0], [1000.0, 6.0]]).double()
-    assert losses.normalise(a, MASK, "none") is a
-    std = losses.normalise(a, MASK, "std")[MASK]
+    assert losses.normalise(a, MASK, "none", 0.05) is a
+    std = losses.normalise(a, MASK, "std", 0.05)[MASK]
     assert std.mean().abs() < 1e-9 and std.pow(2).mean().item() == pytest.approx(1)
-    scale = losses.normalise(a, MASK, "scale")
+    scale = losses.normalise(a, MASK, "scale", 0.05)
     torch.testing.assert_close(scale[MASK], a[MASK] / math.sqrt(41 / 3))
-    tiny = losses.normalise(a * 1e-6, MASK, "scale")
+    tiny = losses.normalise(a * 1e-6, MASK, "scale", 0.05)
     torch.testing.assert_close(tiny, a * 1e-6 / 0.05)  # noise is not blown up
+    torch.testing.assert_close(losses.normalise(a * 1e-6, MASK, "scale", 1e-8), scale)
 
 
 def test_log_prob_reads_no_action_without_failing():

@@ -60,7 +60,8 @@ def twin(agent, rollout, s: Settings) -> dict[str, float]:
     n, advantages = len(found), [x[5] for x in found]
     mean, rms = sum(advantages) / n, math.sqrt(sum(a * a for a in advantages) / n)
     std = math.sqrt(sum((a - mean) ** 2 for a in advantages) / n)
-    change = {"none": lambda a: a, "std": lambda a: (a - mean) / (std + 1e-8), "scale": lambda a: a / max(rms, 0.05)}
+    change = {"none": lambda a: a, "std": lambda a: (a - mean) / (std + 1e-8),
+              "scale": lambda a: a / max(rms, s.advantage_floor)}  # fmt: skip
     sums = dict.fromkeys(("policy", "value", "exploration", "logit"), 0.0)
     for log_pi, logits, taken, ratio, rho, advantage, error in found:
         advantage, p = change[s.normalise_advantage](advantage), [math.exp(x) for x in log_pi]
@@ -80,7 +81,8 @@ def twin(agent, rollout, s: Settings) -> dict[str, float]:
 
 @pytest.mark.parametrize("normalise", ["none", "std", "scale"])
 @pytest.mark.parametrize("changes", [
-    {}, {"burn_in": 4, "trace_lambda": 0.8, "rho_bar": 1.3, "c_bar": 0.9, "exploration": "uniform_kl"},
+    {}, {"burn_in": 4, "trace_lambda": 0.8, "rho_bar": 1.3, "c_bar": 0.9, "exploration": "uniform_kl",
+         "advantage_floor": 20.0},
     {"policy_loss": "ppo", "returns": "gae", "trace_lambda": 0.9}, {"policy_loss": "ppo", "ppo_clip": 0.05, "burn_in": 3},
 ], ids=str)  # fmt: skip
 def test_losses_are_what_is_written_about_them(changes, normalise):
