@@ -37,6 +37,7 @@ class Settings:
     correct_off_policy: bool
     value_cost: float
     exploration: str
+    exploration_mean: str
     logit_cost: float
     normalise_advantage: str
     advantage_floor: float
@@ -172,10 +173,11 @@ class Learner:
         else:
             policy = losses.policy_gradient(log_pi, ret.weight * advantage, valid)
         explore = losses.negative_entropy if s.exploration == "entropy" else losses.uniform_kl
+        weight = losses.rarity(rows.obs[:-1], valid) if s.exploration_mean == "observations" else 1.0
         terms = {
             "policy": policy,
             "value": losses.value_error(value[:-1], ret.target, valid),
-            "exploration": explore(logits, valid),
+            "exploration": explore(logits, valid, weight),
             "logit": losses.logit_energy(logits, valid),
         }
         scales = {"policy": 1.0, "value": s.value_cost, "exploration": self.entropy_cost, "logit": s.logit_cost}

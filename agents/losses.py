@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x over the true entries of mask; 0 if there are none."""
@@ -34,16 +36,30 @@ def value_error(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return masked_mean(0.5 * (value - target).square(), mask)
 
 
-def negative_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+def negative_entropy(logits: Tensor, mask: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """sum_a pi log pi. Its gradient vanishes where the policy is deterministic."""
     log_pi = logits.log_softmax(-1)
-    return masked_mean((log_pi.exp() * log_pi).sum(-1), mask)
+    return masked_mean(weight * (log_pi.exp() * log_pi).sum(-1), mask)
 
 
-def uniform_kl(logits: Tensor, mask: Tensor) -> Tensor:
+def uniform_kl(logits: Tensor, mask: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """KL(uniform || pi) = -mean_a log pi - log A. Its gradient by the logits is pi - 1/A: largest, not nil, where the
     policy is deterministic, so no action's probability dies for good."""
-    return masked_mean(-logits.log_softmax(-1).mean(-1) - math.log(logits.shape[-1]), mask)
+    return masked_mean(weight * (-logits.log_softmax(-1).mean(-1) - math.log(logits.shape[-1])), mask)
+
+
+def rarity(obs: Tensor, mask: Tensor) -> Tensor:
+    """Weights (T, B) of mean 1 over the true entries, under which every distinct observation of `obs` (T, B, ...) counts
+    alike, however often it was seen there. Told apart by a 64-bit hash of their bits; without a host sync."""
+    bits = obs.flatten(2).contiguous().view(_INTEGERS[obs.element_size()]).long()
+    factor = torch.arange(1, bits.shape[-1] + 1, device=obs.device) * -0x61C8864680B583EB  # splitmix64: Steele et al. 2014
+    factor = (factor ^ (factor >> 30)) * -0x40A7B892E31B1A47
+    hashed = (bits * (factor ^ (factor >> 27))).sum(-1).flatten()
+    ordered, order = hashed.sort()
+    below = torch.cat((mask.new_zeros(1, dtype=torch.long), mask.flatten()[order].cumsum(0)))
+    count = below[torch.searchsorted(ordered, hashed, right=True)] - below[torch.searchsorted(ordered, hashed)]
+    weight = mask / count.clamp(min=1).view_as(mask)
+    return weight * (mask.sum() / weight.sum().clamp(min=1))
 
 
 def logit_energy(logits: Tensor, mask: Tensor) -> Tensor:

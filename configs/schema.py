@@ -105,6 +105,9 @@ class AgentConfig:
                                             min=0, max=1)
     exploration: str = leaf("uniform_kl", "what the exploration term is: the entropy, or -KL(uniform || policy)",
                             choices=("entropy", "uniform_kl"))
+    exploration_mean: str = leaf("rows", "the exploration term is a mean over rows, or over the distinct observations of a "
+                                         "minibatch, so that a rare one counts as much as a frequent one",
+                                 choices=("rows", "observations"))
     logit_cost: float = leaf(0.0, "weight of the squared logits", min=0)
     budget_cost: float = leaf(0.0, "time gates: weight of the units' mean openness (computational budget)", min=0)
     normalise_advantage: str = leaf("scale", "std: centre and divide by the deviation; scale: divide only",

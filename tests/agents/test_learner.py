@@ -18,8 +18,9 @@ from memory_cells import VARIANTS, make_core
 B, T = 6, 17
 SETTINGS = Settings(
     gamma=0.9, trace_lambda=1.0, returns="vtrace", policy_loss="pg", ppo_clip=0.2, rho_bar=1.0, c_bar=1.0,
-    correct_off_policy=True, value_cost=0.5, exploration="entropy", logit_cost=0.0, normalise_advantage="none",
-    advantage_floor=0.05, reuse=1, minibatches=1, start_state="stored", bptt_length=None, burn_in=0, max_grad_norm=0.5,
+    correct_off_policy=True, value_cost=0.5, exploration="entropy", exploration_mean="rows", logit_cost=0.0,
+    normalise_advantage="none", advantage_floor=0.05, reuse=1, minibatches=1, start_state="stored", bptt_length=None,
+    burn_in=0, max_grad_norm=0.5,
 )  # fmt: skip
 
 
