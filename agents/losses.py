@@ -48,17 +48,24 @@ def uniform_kl(logits: Tensor, mask: Tensor, weight: Tensor | float = 1.0) -> Te
     return masked_mean(weight * (-logits.log_softmax(-1).mean(-1) - math.log(logits.shape[-1])), mask)
 
 
+def _scramble(x: Tensor) -> Tensor:
+    """Mixes the bits of int64, much as splitmix64 does (Steele et al. 2014; there with unsigned shifts)."""
+    for factor, shift in ((-0x61C8864680B583EB, 30), (-0x40A7B892E31B1A47, 27), (-0x6B2FB644ECCEEE15, 31)):
+        x = x * factor
+        x = x ^ (x >> shift)
+    return x
+
+
 def rarity(obs: Tensor, mask: Tensor) -> Tensor:
-    """Weights (T, B) of mean 1 over the true entries, under which every distinct observation of `obs` (T, B, ...) counts
-    alike, however often it was seen there. Told apart by a 64-bit hash of their bits; without a host sync."""
-    bits = obs.flatten(2).contiguous().view(_INTEGERS[obs.element_size()]).long()
-    factor = torch.arange(1, bits.shape[-1] + 1, device=obs.device) * -0x61C8864680B583EB  # splitmix64: Steele et al. 2014
-    factor = (factor ^ (factor >> 30)) * -0x40A7B892E31B1A47
-    hashed = (bits * (factor ^ (factor >> 27))).sum(-1).flatten()
+    """Weights (T, B) float64 of mean 1 over the true entries, under which every distinct observation of `obs` (T, B, ...)
+    counts alike, however often it was seen. They are told apart by a 64-bit hash of their bits; without a host sync."""
+    bits = _scramble(obs.flatten(2).contiguous().view(_INTEGERS[obs.element_size()]).long())
+    factor = _scramble(torch.arange(1, bits.shape[-1] + 1, device=obs.device))
+    hashed = (bits * factor).sum(-1).flatten()
     ordered, order = hashed.sort()
     below = torch.cat((mask.new_zeros(1, dtype=torch.long), mask.flatten()[order].cumsum(0)))
     count = below[torch.searchsorted(ordered, hashed, right=True)] - below[torch.searchsorted(ordered, hashed)]
-    weight = mask / count.clamp(min=1).view_as(mask)
+    weight = mask / count.clamp(min=1).view_as(mask).double()
     return weight * (mask.sum() / weight.sum().clamp(min=1))
 
 

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tape import NoHostSync
 
 from agents import losses
 
@@ -77,6 +78,23 @@ def test_normalisation():
     tiny = losses.normalise(a * 1e-6, MASK, "scale", 0.05)
     torch.testing.assert_close(tiny, a * 1e-6 / 0.05)  # noise is not blown up
     torch.testing.assert_close(losses.normalise(a * 1e-6, MASK, "scale", 1e-8), scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int64, torch.float64, torch.bool])
+def test_rare_observations_count_as_much_as_frequent_ones(dtype):
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.randint(0, 2, (5, 3, 7), generator=generator).to(dtype)
+    kind = torch.randint(0, 5, (40, 6), generator=generator)
+    kind[kind == 4] = torch.where(torch.rand((kind == 4).sum(), generator=generator) < 0.1, 4, 0)
+    mask = torch.rand(40, 6, generator=generator) < 0.8
+    with NoHostSync():
+        weight = losses.rarity(kinds[kind], mask)
+    shares = [weight[mask & (kind == k)].sum() for k in range(5)]
+    torch.testing.assert_close(torch.stack(shares), (mask.sum() / 5).expand(5).double())
+    assert all(weight[mask & (kind == k)].unique().numel() == 1 for k in range(5)) and not weight[~mask].any()
+    for same in (kinds[torch.zeros_like(kind)], torch.arange(240).view(40, 6, 1).double()):  # all alike, or no two
+        torch.testing.assert_close(losses.rarity(same, mask), mask.double())
+    assert not losses.rarity(kinds[kind], mask & False).any()
 
 
 def test_log_prob_reads_no_action_without_failing():

@@ -56,14 +56,15 @@ def twin(agent, rollout, s: Settings) -> dict[str, float]:
             else:
                 advantage = error
             target_after = value[t] + error
-            found.append((log_pi, pi[t], action[t + 1], ratio, rho, advantage, error))
+            found.append((log_pi, pi[t], action[t + 1], ratio, rho, advantage, error, tuple(rollout.rows.obs[t, b].tolist())))
     n, advantages = len(found), [x[5] for x in found]
     mean, rms = sum(advantages) / n, math.sqrt(sum(a * a for a in advantages) / n)
     std = math.sqrt(sum((a - mean) ** 2 for a in advantages) / n)
     change = {"none": lambda a: a, "std": lambda a: (a - mean) / (std + 1e-8),
               "scale": lambda a: a / max(rms, s.advantage_floor)}  # fmt: skip
     sums = dict.fromkeys(("policy", "value", "exploration", "logit"), 0.0)
-    for log_pi, logits, taken, ratio, rho, advantage, error in found:
+    seen = [x[-1] for x in found]
+    for log_pi, logits, taken, ratio, rho, advantage, error, what in found:
         advantage, p = change[s.normalise_advantage](advantage), [math.exp(x) for x in log_pi]
         if s.policy_loss == "ppo":
             clipped = min(max(ratio, 1 - s.ppo_clip), 1 + s.ppo_clip)
@@ -71,10 +72,11 @@ def twin(agent, rollout, s: Settings) -> dict[str, float]:
         else:
             sums["policy"] -= log_pi[taken] * rho * advantage
         sums["value"] += error**2 / 2  # the target is the value plus this
+        rare = n / len(set(seen)) / seen.count(what) if s.exploration_mean == "observations" else 1
         if s.exploration == "entropy":
-            sums["exploration"] += sum(q * x for q, x in zip(p, log_pi, strict=True))
+            sums["exploration"] += rare * sum(q * x for q, x in zip(p, log_pi, strict=True))
         else:
-            sums["exploration"] += sum(math.log(1 / len(p) / q) / len(p) for q in p)
+            sums["exploration"] += rare * sum(math.log(1 / len(p) / q) / len(p) for q in p)
         sums["logit"] += sum((x - sum(logits) / len(logits)) ** 2 for x in logits) / len(logits)
     return {name: total / n for name, total in sums.items()} | {"rms": rms}
 
@@ -83,6 +85,7 @@ def twin(agent, rollout, s: Settings) -> dict[str, float]:
 @pytest.mark.parametrize("changes", [
     {}, {"burn_in": 4, "trace_lambda": 0.8, "rho_bar": 1.3, "c_bar": 0.9, "exploration": "uniform_kl",
          "advantage_floor": 20.0},
+    {"exploration_mean": "observations"}, {"exploration_mean": "observations", "exploration": "uniform_kl", "burn_in": 3},
     {"policy_loss": "ppo", "returns": "gae", "trace_lambda": 0.9}, {"policy_loss": "ppo", "ppo_clip": 0.05, "burn_in": 3},
 ], ids=str)  # fmt: skip
 def test_losses_are_what_is_written_about_them(changes, normalise):
