@@ -173,7 +173,9 @@ class Learner:
         else:
             policy = losses.policy_gradient(log_pi, ret.weight * advantage, valid)
         explore = losses.negative_entropy if s.exploration == "entropy" else losses.uniform_kl
-        weight = losses.rarity(rows.obs[:-1], valid).to(logits) if s.exploration_mean == "observations" else 1.0
+        weight = 1.0
+        if s.exploration_mean == "observations":
+            weight = losses.rarity(rows.obs[:-1], rows.first[:-1], valid).to(logits)
         terms = {
             "policy": policy,
             "value": losses.value_error(value[:-1], ret.target, valid),

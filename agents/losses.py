@@ -56,12 +56,13 @@ def _scramble(x: Tensor) -> Tensor:
     return x
 
 
-def rarity(obs: Tensor, mask: Tensor) -> Tensor:
+def rarity(obs: Tensor, first: Tensor, mask: Tensor) -> Tensor:
     """Weights (T, B) float64 of mean 1 over the true entries, under which every distinct observation of `obs` (T, B, ...)
-    counts alike, however often it was seen. They are told apart by a 64-bit hash of their bits; without a host sync."""
+    counts alike, however often it was seen; on an episode's first row it is another one. They are told apart by a 64-bit
+    hash of their bits, without a host sync."""
     bits = _scramble(obs.flatten(2).contiguous().view(_INTEGERS[obs.element_size()]).long())
     factor = _scramble(torch.arange(1, bits.shape[-1] + 1, device=obs.device))
-    hashed = (bits * factor).sum(-1).flatten()
+    hashed = (_scramble(first.long()) + (bits * factor).sum(-1)).flatten()
     ordered, order = hashed.sort()
     below = torch.cat((mask.new_zeros(1, dtype=torch.long), mask.flatten()[order].cumsum(0)))
     count = below[torch.searchsorted(ordered, hashed, right=True)] - below[torch.searchsorted(ordered, hashed)]

@@ -106,7 +106,7 @@ class AgentConfig:
     exploration: str = leaf("uniform_kl", "what the exploration term is: the entropy, or -KL(uniform || policy)",
                             choices=("entropy", "uniform_kl"))
     exploration_mean: str = leaf("rows", "the exploration term is a mean over rows, or over the distinct observations of a "
-                                         "minibatch, so that a rare one counts as much as a frequent one",
+                                         "minibatch (first rows apart), so that a rare one counts as much as a frequent one",
                                  choices=("rows", "observations"))
     logit_cost: float = leaf(0.0, "weight of the squared logits", min=0)
     budget_cost: float = leaf(0.0, "time gates: weight of the units' mean openness (computational budget)", min=0)

@@ -86,15 +86,18 @@ def test_rare_observations_count_as_much_as_frequent_ones(dtype):
     kinds = torch.randint(0, 2, (5, 3, 7), generator=generator).to(dtype)
     kind = torch.randint(0, 5, (40, 6), generator=generator)
     kind[kind == 4] = torch.where(torch.rand((kind == 4).sum(), generator=generator) < 0.1, 4, 0)
-    mask = torch.rand(40, 6, generator=generator) < 0.8
+    mask, first = torch.rand(40, 6, generator=generator) < 0.8, kind == 9
     with NoHostSync():
-        weight = losses.rarity(kinds[kind], mask)
+        weight = losses.rarity(kinds[kind], first, mask)
     shares = [weight[mask & (kind == k)].sum() for k in range(5)]
     torch.testing.assert_close(torch.stack(shares), (mask.sum() / 5).expand(5).double())
     assert all(weight[mask & (kind == k)].unique().numel() == 1 for k in range(5)) and not weight[~mask].any()
+    first[:2] = True
+    own = losses.rarity(kinds[torch.zeros_like(kind)], first, mask)  # a first row and another one that look alike
+    torch.testing.assert_close(own[first & mask].sum(), own[~first & mask].sum())
     for same in (kinds[torch.zeros_like(kind)], torch.arange(240).view(40, 6, 1).double()):  # all alike, or no two
-        torch.testing.assert_close(losses.rarity(same, mask), mask.double())
-    assert not losses.rarity(kinds[kind], mask & False).any()
+        torch.testing.assert_close(losses.rarity(same, kind == 9, mask), mask.double())
+    assert not losses.rarity(kinds[kind], first, mask & False).any()
 
 
 def test_log_prob_reads_no_action_without_failing():

@@ -56,7 +56,8 @@ def twin(agent, rollout, s: Settings) -> dict[str, float]:
             else:
                 advantage = error
             target_after = value[t] + error
-            found.append((log_pi, pi[t], action[t + 1], ratio, rho, advantage, error, tuple(rollout.rows.obs[t, b].tolist())))
+            what = first[t], *rollout.rows.obs[t, b].tolist()
+            found.append((log_pi, pi[t], action[t + 1], ratio, rho, advantage, error, what))
     n, advantages = len(found), [x[5] for x in found]
     mean, rms = sum(advantages) / n, math.sqrt(sum(a * a for a in advantages) / n)
     std = math.sqrt(sum((a - mean) ** 2 for a in advantages) / n)
