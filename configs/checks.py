@@ -5,7 +5,8 @@ from configs.schema import AgentConfig, Config, DecoderConfig
 
 #: setting of the agent -> the setting without which it does nothing
 NEEDS = {"ppo_clip": ("policy_loss", "ppo"), "rho_bar": ("returns", "vtrace"), "c_bar": ("returns", "vtrace"),
-         "adam_beta1": ("optimizer", "adam"), "start_state": ("full_episode", False)}  # fmt: skip
+         "adam_beta1": ("optimizer", "adam"), "start_state": ("full_episode", False),
+         "advantage_floor": ("normalise_advantage", "scale")}  # fmt: skip
 
 
 def check_combinations(config: Config) -> None:

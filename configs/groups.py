@@ -23,6 +23,7 @@ LENGTH_KEYS = {name: config.length_key for name, config in ENVS.items() if confi
 
 AGENTS = {
     "vtrace": AgentConfig,
+    "long": AgentConfig,
     "a2c": AgentConfig,
     "impala": AgentConfig,
     "ppo": AgentConfig,

@@ -271,6 +271,7 @@ def test_bad_tokens(tokens, words):
     (["agent.ppo_clip=0.1"], ["agent.ppo_clip=0.1 does nothing", "agent.policy_loss=ppo"]),
     (["agent=ppo", "agent.c_bar=0.5"], ["agent.c_bar=0.5 does nothing", "agent.returns=vtrace"]),
     (["agent.optimizer=rmsprop", "agent.adam_beta1=0.5"], ["agent.adam_beta1=0.5", "agent.optimizer=adam"]),
+    (["agent.normalise_advantage=std", "agent.advantage_floor=1e-3"], ["agent.advantage_floor=0.001 does nothing"]),
     (["agent.rho_bar=0"], ["agent.rho_bar", "out of range"]),
     (["agent.c_bar=2"], ["c_bar <= rho_bar"]), (["env.oracle_length=2"], ["env=tmaze_active"]),
     (["env=tmaze_active", "env.oracle_length=0"], ["out of range", "from 1"]),
