@@ -60,7 +60,7 @@ def in_file(tmp_path: Path, text: str | bytes) -> str:
 def test_defaults_are_those_of_the_schema_and_the_shipped_files():
     config = load()
     assert config == load("default") == load(str(CONFIG_ROOT / "default.yaml"))
-    assert (config.cell.name, config.env.name, config.agent.name) == ("ur-lstm", "tmaze_passive", "vtrace")
+    assert (config.cell.name, config.env.name, config.agent.name) == ("ur-lstm", "tmaze_passive", "long")
     assert config.env.corridor_length == 50 and config.run_dir is None and config.device == "auto"
 
 
@@ -128,7 +128,7 @@ def test_file_forms_and_precedence(tmp_path):
     assert type(config.train.steps) is int and type(config.agent.gamma) is float
     assert load(str(path), "agent=a2c").agent.gamma == 1.0  # the file's own leaves stay
     path.write_text("# nothing but a comment\n")
-    assert load(str(path)) == dataclasses.replace(load("default"), train=TrainConfig())
+    assert load(str(path)) == dataclasses.replace(load("default", "agent=vtrace"), train=TrainConfig())
 
 
 @pytest.mark.parametrize("token, expected", [
@@ -263,8 +263,8 @@ def test_bad_tokens(tokens, words):
 
 
 @pytest.mark.parametrize("tokens, words", [
-    (["agent.minibatches=7"], ["does not divide train.num_envs=128", "nearest that does: 8"]),
-    (["agent.burn_in=64"], ["at most 63"]), (["agent.bptt_length=65"], ["at most 64"]),
+    (["agent.minibatches=7"], ["does not divide train.num_envs=32", "nearest that does: 8"]),
+    (["agent.burn_in=128"], ["at most 127"]), (["agent.bptt_length=129"], ["at most 128"]),
     (["agent.full_episode=true", "agent.bptt_length=8"], ["contradicts", "agent.bptt_length=null"]),
     (["agent.full_episode=true", "agent.burn_in=8"], ["contradicts", "agent.burn_in=0"]),
     (["agent.full_episode=true", "agent.start_state=zero"], ["agent.start_state=zero", "agent.full_episode=false"]),
