@@ -48,6 +48,7 @@ CASES = {name: [f"cell={name}", "agent.minibatches=2", "agent.reuse=2"] for name
                            "cell.threshold=0.1", "agent.budget_cost=0.1"],
     "coins up to a point": ["cell=hdetach-lstm", "cell.p_detach=0.9", "cell.detach_until=0.5", "agent=impala",
                             "agent.actor_lag=3", "agent.minibatches=1"],
+    "rare sights": ["cell=ur-lstm", "agent=long"],
     "gates watched": ["cell=cr-lstm", "train.diagnose_every=1", "agent.actor_lag=2"],
     "until solved": ["cell=lstm", "train.stop_at_success=0", "train.evaluate_every=5"],
 }

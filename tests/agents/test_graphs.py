@@ -44,7 +44,8 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize("tokens", [
-    [], ["agent=ppo", "agent.minibatches=4", "agent.reuse=2"], ["agent.actor_lag=2", "agent.normalise_reward=true"],
+    [], ["agent=long"], ["agent=ppo", "agent.minibatches=4", "agent.reuse=2"],
+    ["agent.actor_lag=2", "agent.normalise_reward=true"],
     ["agent.full_episode=true", "agent.normalise_reward=true"], ["agent.bptt_length=2", "agent.burn_in=2"],
     ["cell=g-lstm", "agent.budget_cost=0.1", "cell.sigma_start=0.1", "cell.sigma_end=2", "cell.sigma_until=0.001"],
     ["cell=hdetach-lstm", "cell.detach_until=0.002"], ["cell=zoneout-lstm"], ["cell=minlstm", "cell.path=scan"],
