@@ -36,13 +36,9 @@ def test_the_cue_visible_twin_needs_no_memory():
     assert report["success_interval"][0] > 0.9, report
 
 
-#: a run that turns the same way in every episode still when its steps are used up (docs/results/tmaze.md)
-STUCK = pytest.param("tmaze_bakker", 3, marks=pytest.mark.xfail(reason="not solved by 3M steps", strict=True))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("env, seed", [*(("tmaze_passive", seed) for seed in range(1, 6)), ("tmaze_bakker", 1),
-                                       ("tmaze_bakker", 2), STUCK, ("tmaze_bakker", 4), ("tmaze_bakker", 5)])  # fmt: skip
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("env", ["tmaze_passive", "tmaze_bakker"])
 def test_the_default_solves_corridor_50(env, seed):
     report, trainer = train(f"env={env}", f"seed={seed}")
     assert report["success_interval"][0] > 0.9 and trainer.step <= 3_000_000, (trainer.step, report)
