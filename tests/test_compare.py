@@ -227,7 +227,7 @@ def test_what_was_made_with_other_settings_is_refused(suite, tmp_path, capsys):
     by_hand(comparison(suite, f"out={out}").runs()[:1])
     files = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     capsys.readouterr()
-    for token, words in (("agent.gamma=0.9", "agent.gamma=0.99, now it is 0.9"), ("train.steps=3000", "train.steps=2000")):
+    for token, words in (("agent.gamma=0.9", "agent.gamma=0.999, now it is 0.9"), ("train.steps=3000", "train.steps=2000")):
         assert compare_cells.main([suite, f"out={out}", token]) == 2
         told = capsys.readouterr()
         assert words in told.err and "give another out=" in told.err and told.err.count("\n") == 1 and not told.out

@@ -73,9 +73,12 @@ def test_config_is_deeply_frozen_plain_data():
     assert hash(config) == hash(load("env=tmaze_bakker"))
 
 
-@pytest.mark.parametrize("path", sorted(CONFIG_ROOT.glob("*.yaml")), ids=lambda p: p.stem)
-@pytest.mark.parametrize("env", ENVS)
-@pytest.mark.parametrize("agent", AGENTS)
+SHIPPED = sorted(CONFIG_ROOT.glob("*.yaml"))
+#: every two of a file, an environment and an agent meet; all three at once would be five times as many
+PAIRS = [(path, env, list(AGENTS)[(i + j) % len(AGENTS)]) for i, path in enumerate(SHIPPED) for j, env in enumerate(ENVS)]
+
+
+@pytest.mark.parametrize("path, env, agent", PAIRS, ids=lambda x: x.stem if isinstance(x, Path) else x)
 def test_every_shipped_file_goes_with_every_group(path, env, agent):
     config = load(path.stem, f"env={env}", f"agent={agent}", "cell=gru")
     assert (config.env.name, config.agent.name, config.cell.name) == (env, agent, "gru")
