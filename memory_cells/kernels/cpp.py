@@ -1,8 +1,9 @@
 """Compiles a program to one C++ function that runs the whole sequence on the CPU.
 
 Every thread takes a slice of the batch through all T steps: rows never meet inside the loop, so there is one parallel
-region per call and no barrier in it. Matrix products go to the sgemm/dgemm that torch itself carries. The object is
-compiled once per equation and machine and kept in `$XDG_CACHE_HOME/gatemaze` (default `~/.cache/gatemaze`).
+region per call and no barrier in it. Matrix products go to `tiles`, or, in float64 and without AVX-512, to the sgemm/dgemm
+that torch itself carries. The object is compiled once per equation and machine and kept in `$XDG_CACHE_HOME/gatemaze`
+(default `~/.cache/gatemaze`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from memory_cells.kernels import tiles
 from memory_cells.kernels.graph import Buffer, Expr
 from memory_cells.kernels.program import Loop, Product, Program, RowStep
 
@@ -35,6 +37,7 @@ PRELUDE = r"""
 typedef REAL real;
 typedef void (*gemm_t)(const char*, const char*, const int*, const int*, const int*, const real*, const real*, const int*,
                        const real*, const int*, const real*, real*, const int*);
+typedef void (*multiply_t)(long, long, long, int, const real*, const real*, real*, bool);
 // forced: in a large step (KAF gates) GCC leaves the exponential as a call, and the loop around it is no longer vectorised
 #define INLINE static inline __attribute__((always_inline))
 #if SINGLE
@@ -116,11 +119,12 @@ static inline void row_tile_t(const real* g, real* x, long n, long m, long count
     for (long c = 1; c < count; ++c)
         _Pragma("omp simd") for (long j = 0; j < m; ++j) x[j] += g[c * m + j];
 }
-static inline void product(gemm_t gemm, bool forward, long rows, int K, int W, const real* w, const real* x, real* y,
-                           bool add) {
+static inline void product(gemm_t gemm, multiply_t multiply, bool forward, long rows, int K, int W, const real* w,
+                           const real* panels, int vectors, const real* x, real* y, bool add) {
     const real one = 1, beta = add ? 1 : 0;
     const int n = (int)rows;  // column-major view: forward y' = w x', backward x' = w' y'
-    if (forward) gemm("T", "N", &W, &n, &K, &one, w, &K, x, &K, &beta, y, &W);
+    if (multiply) multiply(rows, forward ? K : W, forward ? W : K, vectors, panels, x, y, add);
+    else if (forward) gemm("T", "N", &W, &n, &K, &one, w, &K, x, &K, &beta, y, &W);
     else gemm("N", "N", &K, &n, &W, &one, w, &K, x, &W, &beta, y, &K);
 }
 """
@@ -209,6 +213,14 @@ class _Source:
             out(f"          {_name(s.buffer, s.offset)}[j] {'+=' if s.buffer[0] == 'dp' else '='} v{s.expr.id};")
         out("        }\n      }")
 
+    def product(self, k: int, forward: bool, x: str, y: str, add: bool) -> None:
+        """Rows of y (+)= x w' if `forward`, else x w, with the k-th weight w (W, K)."""
+        W, K = self.graph.linears[k].weight.shape
+        self.lines.append(
+            f"      product(gemm, multiply, {str(forward).lower()}, hi - lo, {K}, {W}, {self.pointer(('w', k))},"
+            f" {self.pointer(('P', k))}, {tiles.vectors(W if forward else K)}, {x}, {y}, {str(add).lower()});"
+        )
+
     def row_step(self, item: RowStep) -> None:
         saved = self.row(item.saved) if item.saved and item.kind == "softmax_t" else "nullptr"
         n, m = item.widths
@@ -256,20 +268,18 @@ def _forward(program: Program) -> tuple[str, list[Buffer]]:
             continue
         m, L = graph.linears[item.k], src.pointer(("L", item.k))
         W, K = m.weight.shape
-        x, w = src.pointer(program.inputs[item.k]), src.pointer(("w", item.k))
+        x = src.pointer(program.inputs[item.k])
         terms = ([] if m.addend is None else [f"{src.pointer(('z', m.addend))}[(t * B + b) * {W} + j]"]) + (
             [] if m.bias is None else [f"{src.pointer(('b', item.k))}[j]"])  # fmt: skip
         if terms:
             out(f"      for (long b = lo; b < hi; ++b) _Pragma(\"omp simd\") for (long j = 0; j < {W}; ++j)"
                 f" {L}[(t * B + b) * {W} + j] = {' + '.join(terms)};")  # fmt: skip
-        at = "(t * B + lo) *"
-        out(
-            f"      product(gemm, true, hi - lo, {K}, {W}, {w}, {x} + {at} {K}, {L} + {at} {W}, {str(bool(terms)).lower()});"
-        )
+        src.product(item.k, True, f"{x} + (t * B + lo) * {K}", f"{L} + (t * B + lo) * {W}", bool(terms))
     w = graph.state_widths[0]
     out(f"      std::memcpy({src.pointer(('y', 0))} + (t * B + lo) * {w},"
         f" {src.pointer(('s', 0))} + ((t + 1) * B + lo) * {w}, (hi - lo) * {w} * sizeof(real));")  # fmt: skip
-    head = ['extern "C" void forward_(long T, long B, int threads, const uint8_t* first, gemm_t gemm, void** a) {',
+    head = ['extern "C" void forward_(long T, long B, int threads, const uint8_t* first, gemm_t gemm, multiply_t multiply, '
+            'void** a) {',
             _REGION, "    if (lo < hi) for (long t = 0; t < T; ++t) {"]  # fmt: skip
     return src.finish(head, ["    }", "  }", "}"]), src.names
 
@@ -287,11 +297,9 @@ def _backward(program: Program) -> tuple[str, list[Buffer]]:
             src.loop(item) if isinstance(item, Loop) else src.row_step(item)
             continue
         W, K = graph.linears[item.k].weight.shape
-        dL, w = src.pointer(("dL", item.k)), src.pointer(("w", item.k))
-        target = item.target
+        dL, target = src.pointer(("dL", item.k)), item.target
         y = f"n{target[1]}" if target[0] == "n" else src.pointer(target)
-        add = str(item.adds).lower()
-        out(f"      product(gemm, false, hi - lo, {K}, {W}, {w}, {dL} + (t * B + lo) * {W}, {y} + lo * {K}, {add});")
+        src.product(item.k, False, f"{dL} + (t * B + lo) * {W}", f"{y} + lo * {K}", item.adds)
     for i in states:
         w, start = graph.state_widths[i], src.pointer(("di", i))
         out(f"      for (long b = lo; b < hi; ++b) if (first[t * B + b]) for (long j = 0; j < {w}; ++j)"
@@ -306,7 +314,8 @@ def _backward(program: Program) -> tuple[str, list[Buffer]]:
         swaps.append(f"    real *g{i} = (real*)a[{base + 2 * i}], *n{i} = (real*)a[{base + 2 * i + 1}];")
     copy = [f"    if (lo < hi && g{i} != G{i}) std::memcpy(G{i} + lo * {w}, g{i} + lo * {w}, (hi - lo) * {w} * sizeof(real));"
             for i, w in enumerate(graph.state_widths)]  # fmt: skip
-    head = ['extern "C" void backward_(long T, long B, int threads, const uint8_t* first, gemm_t gemm, void** a) {',
+    head = ['extern "C" void backward_(long T, long B, int threads, const uint8_t* first, gemm_t gemm, multiply_t multiply, '
+            'void** a) {',
             _REGION, *swaps, "    if (lo < hi) for (long t = T - 1; t >= 0; --t) {"]  # fmt: skip
     return src.finish(head, ["    }", *copy, "  }", "}"]), src.names
 
@@ -331,7 +340,7 @@ def _gemm(symbol: str) -> int:
     raise CompilerMissing(f"this build of torch does not export {symbol}")
 
 
-def _compile(source: str, optimise: str) -> Path:
+def _compile(source: str, optimise: str = "-O3") -> Path:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         raise CompilerMissing("no C++ compiler (g++ or clang++) on the PATH")
@@ -358,6 +367,7 @@ class Kernel:
         head = PRELUDE.replace("REAL", "float" if single else "double").replace("SINGLE", "1" if single else "0")
         (text_f, self.names_f), (text_b, self.names_b) = _forward(program), _backward(program)
         self.gemm = ctypes.c_void_p(_gemm("sgemm_" if single else "dgemm_"))
+        self.multiply = tiles.function(_compile) if single else ctypes.c_void_p()
         library = ctypes.CDLL(str(_compile("\n".join([head, text_f, text_b]), OPTIMISE[dtype])))
         self._forward, self._backward = library.forward_, library.backward_
 
@@ -373,11 +383,19 @@ class Kernel:
             ctypes.c_int(threads),
             ctypes.c_void_p(first.data_ptr()),
             self.gemm,
+            self.multiply,
             pointers,
         )
 
+    def _with_panels(self, names, buffers, forward: bool):
+        """`buffers` and the weights as `multiply` reads them."""
+        of = {k: buffers["w", k] for kind, k in names if kind == "P"}
+        if not self.multiply:
+            return buffers | {("P", k): None for k in of}
+        return buffers | {("P", k): tiles.panels(w.t() if forward else w) for k, w in of.items()}
+
     def forward(self, first, buffers):
-        self._call(self._forward, self.names_f, first, buffers)
+        self._call(self._forward, self.names_f, first, self._with_panels(self.names_f, buffers, True))
 
     def backward(self, first, buffers):
-        self._call(self._backward, self.names_b, first, buffers)
+        self._call(self._backward, self.names_b, first, self._with_panels(self.names_b, buffers, False))
