@@ -183,7 +183,7 @@ def head_pull(agent: Agent, action: Tensor) -> Pull:
         with torch.enable_grad():
             y = y.detach().requires_grad_()
             output = agent.outputs(y)
-            loss = output.value - log_prob(output.logits, action[t])
+            loss = output.value - log_prob(output.logits.log_softmax(-1), action[t])
             (found,) = torch.autograd.grad(loss.sum(), y)
         return found / found.norm(dim=-1, keepdim=True).clamp(min=FLOOR)
 
@@ -216,7 +216,8 @@ def replay_error(agent: Agent, rollout: Rollout) -> float:
     with torch.no_grad():
         output, _ = agent(rollout.rows, rollout.state, rollout.noise)
         action, valid = rollout.rows.action[1:], ~rollout.rows.first[1:]
-        ratio = (log_prob(output.logits[:-1], action) - log_prob(rollout.logits, action)).exp()
+        now, then = (log_prob(logits.log_softmax(-1), action) for logits in (output.logits[:-1], rollout.logits))
+        ratio = (now - then).exp()
     return float(torch.where(valid, ratio - 1, 0).abs().max())
 
 

@@ -139,16 +139,23 @@ class Learner:
         terms, scales, log = self.losses(rollout, valid)
         loss = sum(scales[name] * term for name, term in terms.items() if name in scales)
         loss.backward()
-        norm = nn.utils.get_total_norm([p.grad for p in self.modules.parameters() if p.grad is not None])
+        # in float64: the gradient of a memory without bounds (NRU) is finite where its square is not
+        norms = [torch.linalg.vector_norm(grad, dtype=torch.float64) for grad in self._grads()]
+        norm = torch.stack(norms).norm()
         log |= {f"{name}_loss": term.detach() for name, term in terms.items()}
         return norm, log | {"loss": loss.detach(), "grad_norm": norm}
 
     def descend(self, norm: Tensor) -> None:
         """The optimiser's step along a gradient of this norm."""
         if self.settings.max_grad_norm:
-            nn.utils.clip_grads_with_norm_(self.modules.parameters(), self.settings.max_grad_norm, norm)
+            shrink = (self.settings.max_grad_norm / norm).clamp(max=1.0)
+            for grad in self._grads():
+                grad.mul_(shrink)
         self.optimizer.step()
         constrain(self.agent)
+
+    def _grads(self) -> list[Tensor]:
+        return [p.grad for p in self.modules.parameters() if p.grad is not None]
 
     def _blame(self, log: dict[str, Tensor]) -> str:
         for name in (name for name in log if name.endswith("_loss")):
@@ -157,30 +164,30 @@ class Learner:
         for name, p in self.modules.named_parameters():
             if p.grad is not None and not torch.isfinite(p.grad).all():
                 return f"the gradient of {name} is not finite"
-        return "the gradient's norm overflows"
+        return f"the loss is {log['loss'].item()}"
 
     def losses(self, rollout: Rollout, valid: Tensor) -> tuple[dict, dict, dict]:
         """Terms, the scales of those that make the loss, and diagnostics of one minibatch."""
         s = self.settings
         output, rows, mu, valid = self._replay(rollout, valid)
-        logits, value, action = output.logits[:-1], output.value, rows.action[1:]
-        log_pi, log_mu = losses.log_prob(logits, action), losses.log_prob(mu, action)
+        policy, value, action = output.logits[:-1].log_softmax(-1), output.value, rows.action[1:]
+        log_pi, log_mu = losses.log_prob(policy, action), losses.log_prob(mu.log_softmax(-1), action)
         log_rho = torch.where(valid, (log_pi - log_mu).detach(), 0)
         ret = self._returns(value.detach(), rollout.reward[s.burn_in :], rows.discount[1:], ~valid, log_rho)
         advantage = losses.normalise(ret.advantage, valid, s.normalise_advantage, s.advantage_floor)
         if s.policy_loss == "ppo":
-            policy = losses.ppo(log_pi, log_mu, advantage, valid, s.ppo_clip)
+            improve = losses.ppo(log_pi, log_mu, advantage, valid, s.ppo_clip)
         else:
-            policy = losses.policy_gradient(log_pi, ret.weight * advantage, valid)
+            improve = losses.policy_gradient(log_pi, ret.weight * advantage, valid)
         explore = losses.negative_entropy if s.exploration == "entropy" else losses.uniform_kl
         weight = 1.0
         if s.exploration_mean == "observations":
-            weight = losses.rarity(rows.obs[:-1], rows.first[:-1], valid).to(logits)
+            weight = losses.rarity(rows.obs[:-1], rows.first[:-1], valid).to(policy)
         terms = {
-            "policy": policy,
+            "policy": improve,
             "value": losses.value_error(value[:-1], ret.target, valid),
-            "exploration": explore(logits, valid, weight),
-            "logit": losses.logit_energy(logits, valid),
+            "exploration": explore(policy, valid, weight),
+            "logit": losses.logit_energy(policy, valid),
         }
         scales = {"policy": 1.0, "value": s.value_cost, "exploration": self.entropy_cost, "logit": s.logit_cost}
         log = {}
@@ -199,7 +206,7 @@ class Learner:
                 scales = {"auxiliary": scales["auxiliary"]}
         with torch.no_grad():
             log |= {
-                "entropy": -losses.negative_entropy(logits, valid),
+                "entropy": -losses.negative_entropy(policy, valid),
                 "value": losses.masked_mean(value[:-1], valid),
                 "ratio_error": (log_rho.exp() - 1).abs().max(),
                 "advantage_rms": losses.masked_mean(ret.advantage.square(), valid).sqrt(),
@@ -269,4 +276,4 @@ def make_optimizer(modules: nn.Module, name: str, learning_rate: float, beta1: f
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr, alpha=beta2, eps=eps, capturable=capturable)
-    return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, capturable=capturable)
+    return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, capturable=capturable, fused=not capturable)

@@ -1,4 +1,7 @@
-"""Loss terms: pure functions of (T, B) tensors and a mask that is true where row t is followed by a transition."""
+"""Loss terms: pure functions of (T, B) tensors and a mask that is true where row t is followed by a transition.
+
+`policy` (T, B, A) are log-probabilities, `logits.log_softmax(-1)`.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,9 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, 0).sum() / mask.sum().clamp(min=1)
 
 
-def log_prob(logits: Tensor, action: Tensor) -> Tensor:
+def log_prob(policy: Tensor, action: Tensor) -> Tensor:
     """log pi(action); entries without an action (-1) are read as action 0 and must be masked out."""
-    return logits.log_softmax(-1).gather(-1, action.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return policy.gather(-1, action.clamp(min=0).unsqueeze(-1)).squeeze(-1)
 
 
 def policy_gradient(log_pi: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
@@ -36,16 +39,15 @@ def value_error(value: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return masked_mean(0.5 * (value - target).square(), mask)
 
 
-def negative_entropy(logits: Tensor, mask: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+def negative_entropy(policy: Tensor, mask: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """sum_a pi log pi. Its gradient vanishes where the policy is deterministic."""
-    log_pi = logits.log_softmax(-1)
-    return masked_mean(weight * (log_pi.exp() * log_pi).sum(-1), mask)
+    return masked_mean(weight * (policy.exp() * policy).sum(-1), mask)
 
 
-def uniform_kl(logits: Tensor, mask: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+def uniform_kl(policy: Tensor, mask: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """KL(uniform || pi) = -mean_a log pi - log A. Its gradient by the logits is pi - 1/A: largest, not nil, where the
     policy is deterministic, so no action's probability dies for good."""
-    return masked_mean(weight * (-logits.log_softmax(-1).mean(-1) - math.log(logits.shape[-1])), mask)
+    return masked_mean(weight * (-policy.mean(-1) - math.log(policy.shape[-1])), mask)
 
 
 def _scramble(x: Tensor) -> Tensor:
@@ -70,9 +72,9 @@ def rarity(obs: Tensor, first: Tensor, mask: Tensor) -> Tensor:
     return weight * (mask.sum() / weight.sum().clamp(min=1))
 
 
-def logit_energy(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared centred logit."""
-    return masked_mean((logits - logits.mean(-1, keepdim=True)).square().mean(-1), mask)
+def logit_energy(policy: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared centred logit, which is the centred log-probability."""
+    return masked_mean((policy - policy.mean(-1, keepdim=True)).square().mean(-1), mask)
 
 
 def normalise(advantage: Tensor, mask: Tensor, how: str, floor: float) -> Tensor:

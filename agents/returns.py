@@ -49,6 +49,6 @@ def gae(value: Tensor, reward: Tensor, discount: Tensor, cut: Tensor, *, trace_l
 def _backward_sum(delta: Tensor, trace: Tensor) -> Tensor:
     """x_t = delta_t + trace_t * x_{t+1}, x_T = 0."""
     out, x = torch.empty_like(delta), torch.zeros_like(delta[0])
-    for t in reversed(range(delta.shape[0])):
-        x = torch.addcmul(delta[t], trace[t], x, out=out[t])
+    for d, c, y in reversed(list(zip(delta.unbind(), trace.unbind(), out.unbind(), strict=True))):
+        x = torch.addcmul(d, c, x, out=y)
     return out

@@ -340,7 +340,7 @@ def _gemm(symbol: str) -> int:
     raise CompilerMissing(f"this build of torch does not export {symbol}")
 
 
-def _compile(source: str, optimise: str = "-O3") -> Path:
+def _compile(source: str, optimise: str) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         raise CompilerMissing("no C++ compiler (g++ or clang++) on the PATH")
@@ -371,8 +371,12 @@ class Kernel:
         library = ctypes.CDLL(str(_compile("\n".join([head, text_f, text_b]), OPTIMISE[dtype])))
         self._forward, self._backward = library.forward_, library.backward_
 
-    def _call(self, function, names, first, buffers):
+    def _call(self, function, names, first, buffers, forward: bool):
         T, B = first.shape
+        multiply = self.multiply if T > 1 else ctypes.c_void_p()  # one row does not pay for laying the weights out
+        for k in [k for kind, k in names if kind == "P"]:
+            w = buffers["w", k]
+            buffers["P", k] = tiles.panels(w.t() if forward else w) if multiply else None
         pointers = (ctypes.c_void_p * len(names))(
             *(buffers[n].data_ptr() if buffers[n] is not None else None for n in names)
         )
@@ -383,19 +387,12 @@ class Kernel:
             ctypes.c_int(threads),
             ctypes.c_void_p(first.data_ptr()),
             self.gemm,
-            self.multiply,
+            multiply,
             pointers,
         )
 
-    def _with_panels(self, names, buffers, forward: bool):
-        """`buffers` and the weights as `multiply` reads them."""
-        of = {k: buffers["w", k] for kind, k in names if kind == "P"}
-        if not self.multiply:
-            return buffers | {("P", k): None for k in of}
-        return buffers | {("P", k): tiles.panels(w.t() if forward else w) for k, w in of.items()}
-
     def forward(self, first, buffers):
-        self._call(self._forward, self.names_f, first, self._with_panels(self.names_f, buffers, True))
+        self._call(self._forward, self.names_f, first, buffers, True)
 
     def backward(self, first, buffers):
-        self._call(self._backward, self.names_b, first, self._with_panels(self.names_b, buffers, False))
+        self._call(self._backward, self.names_b, first, buffers, False)

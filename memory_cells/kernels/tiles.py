@@ -73,15 +73,16 @@ def panels(matrix: Tensor) -> Tensor:
     width = vectors(columns) * LANES
     whole, rest = divmod(columns, width)
     packed = matrix.new_empty(whole + (rest > 0), rows, width)
-    packed[:whole] = matrix[:, : whole * width].unflatten(1, (whole, width)).transpose(0, 1)
+    packed[:whole].copy_(matrix[:, : whole * width].unflatten(1, (whole, width)).transpose(0, 1))
     if rest:
-        packed[whole, :, rest:] = 0
-        packed[whole, :, :rest] = matrix[:, whole * width :]
+        packed[whole, :, rest:].zero_()
+        packed[whole, :, :rest].copy_(matrix[:, whole * width :])
     return packed
 
 
 @functools.cache
-def function(compiled: Callable[[str], Path]) -> ctypes.c_void_p:
-    """`multiply`, null where the processor has no AVX-512. `compiled` makes a shared object of a source."""
-    found = getattr(ctypes.CDLL(str(compiled(SOURCE))), "multiply", None)
+def function(compiled: Callable[[str, str], Path]) -> ctypes.c_void_p:
+    """`multiply`, null where the processor has no AVX-512. `compiled` makes a shared object of a source and a level of
+    optimisation."""
+    found = getattr(ctypes.CDLL(str(compiled(SOURCE, "-O3"))), "multiply", None)
     return ctypes.cast(found, ctypes.c_void_p) if found else ctypes.c_void_p()

@@ -199,12 +199,19 @@ def test_minibatches_cover_every_environment_once():
         assert torch.equal(torch.cat(group).sort().values, torch.arange(B).float())
 
 
-def test_gradient_norm_is_clipped():
+@pytest.mark.parametrize("size", [1.0, 1e30])  # a finite gradient of float32, whose square is not finite
+def test_gradient_norm_is_clipped(size):
     agent = make_agent()
     learner = make_learner(agent, max_grad_norm=1e-3)
-    rollout, _ = rollout_of(agent)
+    real, rollout = learner.losses, rollout_of(agent)[0]
+
+    def scaled(*batch):
+        terms, scales, log = real(*batch)
+        return {name: size * term for name, term in terms.items()}, scales, log
+
+    learner.losses = scaled
     log = learner.update(rollout, transitions(rollout, False))
-    assert log["grad_norm"] > 1e-3  # reported before the clip
+    assert 1e-3 * size < log["grad_norm"] < 100 * size  # reported before the clip
     norm = torch.stack([p.grad.norm() for p in agent.parameters()]).norm()
     torch.testing.assert_close(norm, torch.tensor(1e-3), rtol=1e-3, atol=0)
 

@@ -10,15 +10,16 @@ from agents import losses
 
 MASK = torch.tensor([[True, True], [False, True]])
 LOGITS = torch.tensor([[[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]], [[9.0, 9.0, -9.0], [0.5, 0.5, 0.5]]]).double()
+POLICY = LOGITS.log_softmax(-1)
 
 
 def test_masked_entries_have_no_say():
-    changed = LOGITS.clone()
+    changed = POLICY.clone()
     changed[1, 0] = float("nan")
     for term in (losses.negative_entropy, losses.uniform_kl, losses.logit_energy):
-        want = term(LOGITS, MASK)
+        want = term(POLICY, MASK)
         assert torch.equal(term(changed, MASK), want)
-        leaf = LOGITS.clone().requires_grad_()
+        leaf = POLICY.clone().requires_grad_()
         term(leaf, MASK).backward()
         assert (leaf.grad[1, 0] == 0).all()
     assert losses.masked_mean(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool)) == 0
@@ -27,10 +28,10 @@ def test_masked_entries_have_no_say():
 def test_entropy_and_uniform_kl():
     kept = [LOGITS[0, 0], LOGITS[0, 1], LOGITS[1, 1]]
     entropies = [torch.distributions.Categorical(logits=x).entropy() for x in kept]
-    torch.testing.assert_close(losses.negative_entropy(LOGITS, MASK), -sum(entropies) / 3)
+    torch.testing.assert_close(losses.negative_entropy(POLICY, MASK), -sum(entropies) / 3)
     uniform = torch.distributions.Categorical(logits=torch.zeros(3).double())
     kls = [torch.distributions.kl_divergence(uniform, torch.distributions.Categorical(logits=x)) for x in kept]
-    torch.testing.assert_close(losses.uniform_kl(LOGITS, MASK), sum(kls) / 3)
+    torch.testing.assert_close(losses.uniform_kl(POLICY, MASK), sum(kls) / 3)
 
 
 def test_the_kl_still_pushes_where_entropy_has_given_up():
@@ -39,7 +40,7 @@ def test_the_kl_still_pushes_where_entropy_has_given_up():
     pushes = []
     for term in (losses.negative_entropy, losses.uniform_kl):
         leaf = logits.clone().requires_grad_()
-        term(leaf, mask).backward()
+        term(leaf.log_softmax(-1), mask).backward()
         pushes.append(leaf.grad[0, 0])
     assert pushes[0].abs().max() < 1e-10
     torch.testing.assert_close(pushes[1], torch.tensor([0.75, -0.25, -0.25, -0.25]).double(), rtol=0, atol=1e-6)
@@ -101,6 +102,6 @@ def test_rare_observations_count_as_much_as_frequent_ones(dtype):
 
 
 def test_log_prob_reads_no_action_without_failing():
-    got = losses.log_prob(LOGITS, torch.tensor([[0, 1], [-1, 2]]))
+    got = losses.log_prob(POLICY, torch.tensor([[0, 1], [-1, 2]]))
     torch.testing.assert_close(got[0, 1], LOGITS[0, 1].log_softmax(-1)[1])
     torch.testing.assert_close(got[1, 1], LOGITS[1, 1].log_softmax(-1)[2])
