@@ -224,7 +224,7 @@ class _Memory(Env):
             r0_credit=None,
             r_random=f.r_random,
             max_rows=self.max_steps + 1,
-            chance=1.0 if self.cue_visible else None if f.leaks else 0.5,
+            chance=f.reach if self.cue_visible else None if f.leaks else f.reach / 2,
         )
 
     # Saving, and states from outside.
@@ -297,8 +297,11 @@ class MiniGridMemory(_Memory):
       m                      rows from the last sight of the cue to the row of the turn: e + 3 - V for V >= 5, and one
                              more for V = 3, where one must turn to see an object; 0 in the leaky sizes
       c                      longest over the best policy's histories; about the length of its episodes
-      R_oracle               mean of 1 - 0.9 d / (5 S^2), d the shortest way
-      R*                     shortest path over beliefs (start, e, cue and sides are hidden, also from a view-3 agent)
+      R_oracle               mean of 1 - 0.9 d / (5 S^2), d the shortest way (0 where it is longer than max_steps)
+      R*                     shortest path over beliefs (start, e, cue and sides are hidden, also from a view-3 agent); with a
+                             max_steps of less than 1.8 times its longest episode, where a guess may be better, not worked
+                             out (None, c too), nor for hallways of more than 260 cells, or of
+                             ends so many that weights leave float64 (from S35Random on)
       R0_memory = R0_memory_last = R_oracle / 2, success 0.5, unless it leaks (then None, chance None)
         <= : if no place past the hallway's end shows the cue, one comes there only by walking east onto one cell, with the
              same row, last action and reward whatever the cue; from there a memoryless policy chooses A or B with odds

@@ -3,7 +3,8 @@
 Optimal play over histories is a shortest path over beliefs. The agent's moves and views are deterministic, so a belief
 is the set of places where it may be (with weights: two starts may have run into one place), and an action splits it by
 what is seen next. A guess costs half of the success, the longest look at the cue a small part of the reward, so the
-best policy never risks a failure and minimises the expected number of steps.
+best policy never risks a failure and minimises the expected number of steps; where the step limit is so short that this may
+be wrong (`TIGHT`), no optimum is given.
 """
 
 from __future__ import annotations
@@ -19,15 +20,23 @@ from envs.minigrid_maze import CUES, Maze, make_maze
 from envs.minigrid_view import EAST, EMPTY, View
 
 
+#: An episode of n steps returns 1 - 0.9 n / limit. If the longest of a policy that never fails has n <= limit / TIGHT, it
+#: is worth more than any guess, which returns less than a half.
+TIGHT = 1.8
+#: beliefs are worked out for hallways up to this long, which takes half a minute: time grows with the cube
+FURTHEST = 260
+
+
 class Figures(NamedTuple):
-    """Of one environment; returns are undiscounted."""
+    """Of one environment; returns are undiscounted. None: not worked out, for the step limit is tight or the maze large."""
 
     r_oracle: float  # knowing the layout: the shortest way
-    r_star: float  # best over histories
+    reach: float  # how many of the starts have a way within the step limit
+    r_star: float | None  # best over histories
     r_random: float  # of uniformly random actions
-    steps: float  # expected length of the best episode over histories
+    steps: float | None  # expected length of the best episode over histories
     memory_length: int  # m
-    credit_length: int  # c
+    credit_length: int | None  # c
     leaks: bool  # the cue shows beyond the hallway's end, so that nothing need be remembered
 
 
@@ -38,7 +47,8 @@ class Plan(NamedTuple):
     action: np.ndarray  # (N,) belief -> best action
     after: list[dict[int, int]]  # belief -> {what is seen after its best action: belief}
     steps: float
-    credit_length: int
+    longest: int  # steps of the longest episode
+    credit_length: int | None  # None if `longest` is past the step limit
 
 
 @lru_cache(maxsize=64)
@@ -50,16 +60,21 @@ def figures(
     maze = make_maze(*shape, ends)
     seen, shows_cue, shows_objects = sights(maze, view_size, twin)
     starts = weighted_starts(maze, scattered)
-    best = plan(maze, seen, starts, max_steps)
     weight = np.array(list(starts.values()), float) / sum(starts.values())
-    shortest = float(weight @ maze.distance.numpy()[list(starts)])
+    shortest = maze.distance.numpy()[list(starts)]
+    in_time = shortest <= max_steps
+    countable = sum(starts.values()) < 2**53  # weights are counted in float64
+    best = plan(maze, seen, starts, max_steps) if countable and max(ends) <= FURTHEST else None
+    if best and TIGHT * best.longest > max_steps:
+        best = None
     return Figures(
-        r_oracle=1 - 0.9 * shortest / max_steps,
-        r_star=1 - 0.9 * best.steps / max_steps,
+        r_oracle=float(weight @ np.where(in_time, 1 - 0.9 * shortest / max_steps, 0)),
+        reach=float(weight @ in_time),
+        r_star=best and 1 - 0.9 * best.steps / max_steps,
         r_random=_random_return(maze, starts, max_steps, actions),
-        steps=best.steps,
+        steps=best and best.steps,
         memory_length=0 if twin else _memory_length(maze, shows_cue, shows_objects),
-        credit_length=best.credit_length,
+        credit_length=best and best.credit_length,
         leaks=bool((shows_cue & _beyond(maze)).any()),
     )
 
@@ -76,7 +91,7 @@ def sights(maze: Maze, view_size: int, twin: bool = False) -> tuple[np.ndarray, 
     H, W = maze.grids.shape[1:]
     view, c = View(H, W, view_size), H // 2
     images, cues, objects = [], [], []
-    for places in torch.arange(len(maze.layout)).split(1024):
+    for places in torch.arange(len(maze.layout)).split(max(2**24 // (H * W), 1)):  # a grid for each
         layout = maze.layout[places]
         world = maze.grids[layout], maze.cell[places], maze.direction[places]
         hand = torch.tensor(CUES, dtype=torch.int32)[maze.cue[places]] if twin else world[0].new_full((len(places),), EMPTY)
@@ -142,6 +157,7 @@ def plan(maze: Maze, seen: np.ndarray, starts: dict[int, int], max_steps: int) -
     model = _Model(edges, np.concatenate(won), np.concatenate(lost))
     value, q = model.solve()
     action = q.argmin(1)
+    longest = model.longest(first.belief, action, max_steps)
     after: list[dict[int, int]] = [{} for _ in action]
     chosen = action[edges.node // 3] == edges.node % 3
     for node, what, belief in zip(*(x[chosen].tolist() for x in edges[:3]), strict=True):
@@ -151,7 +167,8 @@ def plan(maze: Maze, seen: np.ndarray, starts: dict[int, int], max_steps: int) -
         action=action,
         after=after,
         steps=float(value[first.belief] @ first.weight / mass),
-        credit_length=model.credit_length(first.belief, q, max_steps),
+        longest=longest,
+        credit_length=model.credit_length(first.belief, q, max_steps) if longest <= max_steps else None,
     )
 
 
@@ -233,9 +250,19 @@ class _Model:
                 longest = n
             visited = visited & ~told
             exactly = self.expect(exactly[rows, best])
-            if n > max_steps:
-                raise RuntimeError("no finite return tells the best action")
         return longest
+
+    def longest(self, first: np.ndarray, best: np.ndarray, limit: int) -> int:
+        """Steps of the longest episode under the actions `best`, limit + 1 if it is longer than `limit`."""
+        taken = best[self.source // 3] == self.source % 3
+        source, target = self.source[taken] // 3, self.target[taken]
+        here, n = np.zeros(len(best), bool), 0
+        here[first] = True
+        while here.any() and n <= limit:
+            following = np.zeros_like(here)
+            following[target[here[source]]] = True
+            here, n = following, n + 1
+        return n
 
     def _visited(self, first: np.ndarray, best: np.ndarray) -> np.ndarray:
         visited = np.zeros(len(best), bool)

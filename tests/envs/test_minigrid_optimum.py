@@ -59,6 +59,26 @@ def test_figures_of_an_independent_computation(size):
         assert spec.r_random == pytest.approx(want, abs=4 * 0.44 / 1000**0.5)
 
 
+@pytest.mark.parametrize("limit", [5, 10, 20, 22, 39])
+def test_with_a_tight_step_limit_no_optimum_is_claimed_and_the_rest_is_played(limit):
+    env, weight = from_every_start("S13", 3, max_steps=limit)
+    spec = env.spec
+    returns, won = play(env, lambda obs, t: env.oracle(env.state))
+    assert spec.r_star is None and spec.credit_length is None and spec.score(0.3) is None
+    assert spec.r_oracle == pytest.approx(float(weight @ returns)) and spec.r0_memory == spec.r_oracle / 2
+    assert spec.chance == pytest.approx(float(weight @ won.double()) / 2)
+
+
+def test_with_just_enough_steps_the_optimum_is_claimed():
+    assert make("S13", max_steps=40).spec.r_star == pytest.approx(1 - 0.9 * 17.4 / 40)  # 1.8 times 22, the longest, is below
+
+
+@pytest.mark.parametrize("kind", ["S35Random", "W300"])
+def test_where_beliefs_are_too_many_the_optimum_is_left_out(kind):
+    spec = make(kind).spec
+    assert spec.r_star is None and 0.9 < spec.r_oracle < 1 and spec.memory_length > 30
+
+
 class Follow:
     """Plays a plan from what it sees alone: the belief is its memory."""
 
@@ -89,6 +109,7 @@ def test_a_policy_with_memory_attains_r_star(size, V, twin):
     total, won = play(env, Follow(env, best, seen))
     assert won.all()
     assert (total @ weight).item() == pytest.approx(env.spec.r_star, abs=1e-7)
+    assert total.min().item() == pytest.approx(1 - 0.9 * best.longest / env.max_steps, abs=1e-7)
 
 
 @pytest.mark.parametrize("size", [*SIZES, "W12"])
