@@ -58,6 +58,8 @@ class RepeatFirstConfig(EnvConfig):
 class RepeatPreviousConfig(RepeatFirstConfig):
     """POPGym: name the suit that was dealt k - 1 cards ago."""
 
+    length_key = "k"
+
     name: str = leaf("repeat_previous", "chosen by env=NAME")
     k: int = leaf(4, "1 is the card on show, 2 the one before it, ...", min=1, max=1_000_000)
 
@@ -108,6 +110,8 @@ class StateTrackingConfig(EnvConfig):
 @dataclass(frozen=True)
 class DelayedCatchConfig(EnvConfig):
     """Catch falling fruits; their number is paid at the end."""
+
+    length_key = "runs"
 
     name: str = leaf("delayed_catch", "chosen by env=NAME")
     runs: int = leaf(5, "fruits in an episode", min=1, max=100_000)

@@ -25,6 +25,8 @@ class MiniGridMemoryConfig(EnvConfig):
 class MiniGridMemoryLongConfig(EnvConfig):
     """The rules of MiniGrid-Memory in a corridor of any width."""
 
+    length_key = "width"
+
     name: str = leaf("minigrid_memory_long", "chosen by env=NAME")
     width: int = leaf(33, "cells from wall to wall", min=7, max=100_000)
     start: str = leaf("scattered", "anywhere in the hallway, or beside the cue", choices=("scattered", "first"))

@@ -9,6 +9,8 @@ from configs.schema import EnvConfig, leaf
 class ThreePhasesConfig(EnvConfig):
     """Something to find out, apples that distract, something to do with it."""
 
+    length_key = "distractor_length"
+
     explore_length: int = leaf(15, "steps of the first phase", min=1, max=1_000_000)
     distractor_length: int = leaf(60, "steps among the apples; 0: none", min=0, max=1_000_000)
     reward_length: int = leaf(15, "steps of the last phase", min=9, max=1_000_000)

@@ -46,7 +46,7 @@ _HUNG = {"distractor_length": 90, "apple_reward_high": 10.0, "final_reward": 10.
 
 ENVS: dict[str, EnvRow] = {
     "tmaze_passive": EnvRow(TMaze, {"oracle_length": 0}, {}, {"corridor_length": 4}, {"TMaze": {"oracle_length": 0}}),
-    "tmaze_active": EnvRow(TMaze, {}, {"oracle_length": 1}, {"corridor_length": 4}),
+    "tmaze_active": EnvRow(TMaze, {}, {"oracle_length": 1}, {"corridor_length": 4}, {"TMazeActive": {"oracle_length": 1}}),
     "tmaze_bakker": EnvRow(BakkerTMaze, {}, {}, {"corridor_length": 4}, {"TMazeBakker": {}}),
     "tmaze_noisy": EnvRow(NoisyTMaze, {}, {}, {"corridor_length": 4, "slip": 0.1}, {"TMazeNoisy": {}}),
     "tmaze_rewrite": EnvRow(

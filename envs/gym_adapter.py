@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 import envs
-from envs.env import Env, Step
+from envs.env import Env, Step, at_least
 
 # id -> (row of `envs.ENVS`, the keyword arguments that the id stands for)
 IDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -48,11 +48,12 @@ def make_vector(
     render_mode: str | None = None,
     device: str = "cpu",
     output: str = "numpy",
+    max_episode_steps: int | None = None,
     **kwargs: Any,
 ) -> GymVectorEnv:
     """Entry point of `gymnasium.make_vec`."""
     native = envs.ENVS[env].env(num_envs, device=device, **kwargs)
-    return GymVectorEnv(native, render_mode=render_mode, output=output)
+    return GymVectorEnv(native, render_mode=render_mode, output=output, max_episode_steps=max_episode_steps)
 
 
 class GymEnv(gymnasium.Env[Any, np.int64]):
@@ -113,12 +114,14 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         render_mode: None or "rgb_array".
         output: "numpy" (rewards float64, as Gymnasium's own vector environments) or "torch": tensors that stay on the
             device (rewards float32), without a host sync on a GPU, where actions are therefore not checked.
+        max_episode_steps: truncate an episode after so many steps, as Gymnasium's TimeLimit does for a single one.
 
     Raises:
-        ValueError: unknown render_mode or output; actions of the wrong shape, type or range.
+        ValueError: unknown render_mode or output; a limit below 1; actions of the wrong shape, type or range.
     """
 
-    def __init__(self, env: Env, render_mode: str | None = None, output: str = "numpy") -> None:
+    def __init__(self, env: Env, render_mode: str | None = None, output: str = "numpy",
+                 max_episode_steps: int | None = None) -> None:  # fmt: skip
         if output not in ("numpy", "torch"):
             raise ValueError(f"output must be 'numpy' or 'torch', got {output!r}")
         self.metadata = {
@@ -127,6 +130,8 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
             "render_fps": 15,
         }
         self.env, self.output, self.num_envs = env, output, env.num_envs
+        self.limit = None if max_episode_steps is None else at_least("max_episode_steps", max_episode_steps, 1)
+        self._steps = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
         self.render_mode = _checked_mode(render_mode)
         self.single_observation_space, self.single_action_space = _spaces(env)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -138,10 +143,14 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         super().reset(seed=seed)
         _no_options(options)
         self._seeded = _reseed(self, seed, self._seeded)
+        self._steps.zero_()
         return self._observation(self.env.reset()), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         row = self.env.step(self._checked(actions))
+        if self.limit is not None:
+            self._steps = torch.where(row.first, 0, self._steps + 1)
+            self.env.ended |= self._steps >= self.limit
         reward, *flags = self.env.gym_outcome(row)
         ended = self.env.ended.clone()
         info = {"success": self._out(self.env.success(self.env.state) & ended), "_success": self._out(ended)}

@@ -84,7 +84,9 @@ class GymnasiumStream(Stream):
         self.success_return = threshold
         rule = "positive" if threshold is None else f"{threshold:g} or more"
         hidden = [leaf.name for k, leaf in enumerate(source.leaves) if k not in self.layout.used]
+        endless = "episodes have no limit of steps, and an evaluation waits for their end; env.max_episode_steps=N sets one"
         self.remarks = (
+            *(() if source.max_steps else (endless,)),
             *(f"of the observation, {name!r} is not shown to the agent" for name in (*source.texts, *hidden)),
             f"an episode is a success where the environment says so, or says nothing and the return is {rule}",
         )
@@ -179,6 +181,8 @@ def make_gymnasium(
         ValueError: what is wrong, in one line. EnvError: a worker process failed at the start.
     """
     at_least("num_envs", num_envs, 1)
+    if workers is not None and vectorization != "async":
+        raise ValueError(f"workers={workers} needs vectorization=async, it is {vectorization}")
     recipe = Recipe(id, parse_kwargs(kwargs), max_episode_steps, render)
     if render:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into arrays; there need be no screen

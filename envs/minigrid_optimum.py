@@ -19,7 +19,6 @@ import torch
 from envs.minigrid_maze import CUES, Maze, make_maze
 from envs.minigrid_view import EAST, EMPTY, View
 
-
 #: An episode of n steps returns 1 - 0.9 n / limit. If the longest of a policy that never fails has n <= limit / TIGHT, it
 #: is worth more than any guess, which returns less than a half.
 TIGHT = 1.8

@@ -39,7 +39,7 @@ def observation_layout(leaves: Sequence[Leaf], kind: str = "auto", direction: bo
         direction: of "symbols": the agent's direction, if there is one, as a fourth code of every cell.
 
     Raises:
-        ValueError: nothing there that can be shown so.
+        ValueError: nothing there that can be shown so, or `direction` false without symbols.
     """
     names = {leaf.path[-1] if leaf.path else "": k for k, leaf in enumerate(leaves)}
     grid, compass = names.get("image"), names.get("direction")
@@ -56,6 +56,8 @@ def observation_layout(leaves: Sequence[Leaf], kind: str = "auto", direction: bo
         if grid is None:
             raise ValueError("observation=symbols needs MiniGrid's observations, with a grid of codes named image")
         return _symbols(leaves, grid, compass if direction else None)
+    if not direction:
+        raise ValueError(f"direction=false is for MiniGrid's symbols, these observations are shown as {kind}")
     if kind == "pixels":
         if not pictures:
             raise ValueError("observation=pixels needs a picture: uint8 numbers of two or three dimensions")

@@ -242,7 +242,7 @@ class KeyToDoor(ThreePhases):
       R0_credit = final P(key)  random in phase 1, so that the key is found by chance (exact), then as good as can be. An
                                 agent whose phase 1 has drifted to something else gets 0.
       R_random                  exact: final P(key) P(door), and the apples
-      max_rows = T + 1, chance = 1 (best success rate of the memoryless)
+      max_rows = T + 1, chance = P(key), the success that R0_credit comes with
     Cue-visible twin: shows the state in full; the same figures.
     """
 

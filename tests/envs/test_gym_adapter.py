@@ -190,6 +190,21 @@ def test_single_episode():
         env.step(0)
 
 
+def test_a_limit_of_steps_truncates_in_both_forms():
+    """make() wraps the single form in Gymnasium's TimeLimit; the vector form has the same argument."""
+    vec = gymnasium.make_vec("gatemaze/TMazeActive-v0", num_envs=2, corridor_length=9, max_episode_steps=3)
+    one = gymnasium.make("gatemaze/TMazeActive-v0", corridor_length=9, max_episode_steps=3)
+    vec.reset(seed=0), one.reset(seed=0)
+    flags = [vec.step(np.full(2, 0))[2:4] for _ in range(8)]
+    assert [truncated.tolist() for _, truncated in flags] == [[row in (2, 6)] * 2 for row in range(8)]  # row 3: the reset
+    assert not any(terminated.any() for terminated, _ in flags)
+    assert [one.step(0)[3] for _ in range(3)] == [False, False, True]
+    vec.step(np.zeros(2, int)), vec.reset()
+    assert [bool(vec.step(np.zeros(2, int))[3].any()) for _ in range(3)] == [False, False, True]
+    with pytest.raises(ValueError, match="max_episode_steps must be an integer >= 1, got 0"):
+        gymnasium.make_vec("gatemaze/TMaze-v0", num_envs=2, max_episode_steps=0)
+
+
 def test_refusals():
     vec = gymnasium.make_vec("gatemaze/TMaze-v0", num_envs=3, corridor_length=1)
     vec.reset(seed=0)

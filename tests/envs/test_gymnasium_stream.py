@@ -26,7 +26,8 @@ B = 5
 def stream(form: str, seed: int = 0, id: str = "gym_cases:Counting-v0", num_envs: int = B, **kwargs) -> GymnasiumStream:
     """`form`: "sync", "async", or a vector class and its autoreset mode, "SyncVectorEnv SAME_STEP"."""
     if form in ("sync", "async"):
-        return make_gymnasium(id, num_envs, seed=seed, vectorization=form, workers=2, timeout=20, **kwargs)
+        workers = 2 if form == "async" else None
+        return make_gymnasium(id, num_envs, seed=seed, vectorization=form, workers=workers, timeout=20, **kwargs)
     name, mode = form.split()
     make, mode = (lambda: gymnasium.make(id)), AutoresetMode[mode]
     classes = {"SyncVectorEnv": SyncVectorEnv, "AsyncVectorEnv": AsyncVectorEnv}
@@ -303,9 +304,13 @@ def test_arguments_of_the_environment():
     for form in ("sync", "vector"):
         env = make_gymnasium("CartPole-v1", 2, max_episode_steps=4, vectorization=form)
         assert env.spec.max_rows == 5 and all(row.discount.all() for row in played(env, 4)) and env.ended.all()
+        assert not any("limit of steps" in remark for remark in env.remarks)
+    assert "env.max_episode_steps=N sets one" in make_gymnasium("CliffWalking-v1", 1).remarks[0]
 
 
 @pytest.mark.parametrize("id, options, told", [
+    ("CartPole-v1", {"workers": 2}, "workers=2 needs vectorization=async, it is sync"),
+    ("CartPole-v1", {"direction": False}, "direction=false is for MiniGrid's symbols, these observations are shown as vector"),
     ("CartPol-v1", {}, "cannot make CartPol-v1.*CartPole"), ("CartPole-v9", {}, "cannot make CartPole-v9"),
     ("CartPole-v1", {"kwargs": "gravitas=3"}, "cannot make CartPole-v1: TypeError.*gravitas"),
     ("nothing_here:X-v0", {}, "needs the package nothing_here"), ("gym_cases:Continuous-v0", {}, "continuous actions"),
