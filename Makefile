@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
 
-.PHONY: setup setup-dev train compare test test-slow test-gpu lint
+.PHONY: setup setup-dev train compare test test-slow test-peers test-gpu lint
 
 setup: $(READY)
 setup-dev: $(READY_DEV)
@@ -35,6 +35,10 @@ test: setup-dev
 
 test-slow: setup-dev
 	$(RUN) -m pytest -m slow --timeout 3600 --numprocesses auto --dist worksteal
+
+test-peers: setup-dev
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[peers]'
+	$(RUN) -m pytest tests/envs/test_published_diagnostics.py tests/envs/test_gymnasium_stream.py
 
 test-gpu:
 	$(or $(wildcard $(RUN)),$(PYTHON)) -m pytest -m gpu
