@@ -298,20 +298,18 @@ class MiniGridMemory(_Memory):
                              more for V = 3, where one must turn to see an object; 0 in the leaky sizes
       c                      longest over the best policy's histories; about the length of its episodes
       R_oracle               mean of 1 - 0.9 d / (5 S^2), d the shortest way (0 where it is longer than max_steps)
-      R*                     shortest path over beliefs (start, e, cue and sides are hidden, also from a view-3 agent); with a
-                             max_steps of less than 1.8 times its longest episode, where a guess may be better, not worked
-                             out (None, c too), nor for hallways of more than 260 cells, or of
-                             ends so many that weights leave float64 (from S35Random on)
+      R*                     shortest path over beliefs (start, e, cue and sides are hidden, also from a view-3 agent); not
+                             for hallways above 260 cells, from S35Random on, and with a max_steps below 1.8 times its
+                             longest episode, where a guess may be better (None, and c too)
       R0_memory = R0_memory_last = R_oracle / 2, success 0.5, unless it leaks (then None, chance None)
         <= : if no place past the hallway's end shows the cue, one comes there only by walking east onto one cell, with the
              same row, last action and reward whatever the cue; from there a memoryless policy chooses A or B with odds
              that do not depend on the cue. For each arrangement of the objects, these odds are right for one cue and
              wrong for the other; and no success comes sooner than on the shortest way.
         >= : walk east, turn left, walk: right half of the time, on the shortest way.
-      leaky                  e <= V - 1 for some e: at the end of the hallway, facing west, cue and an object are seen at
-                             once or a turn apart. A memoryless policy succeeds in 97 % of the episodes of S7 and S9 with
-                             MiniGrid's default view 7. S13Random (e = 4, 5, 6 of 4 ... 10) and S17Random (of 4 ... 14) leak
-                             in part. View 3 never does, and S11 and S13 do not with view 7.
+      leaky                  e <= V - 1 for some e: at the hallway's end, facing west, cue and an object are seen at once or
+                             a turn apart. With MiniGrid's view 7 a memoryless policy succeeds in 97 % of the episodes of S7
+                             and S9; S13Random and S17Random leak in part (e = 4, 5, 6), S11 and S13 do not, nor view 3 ever.
       R0_credit              does not apply
       R_random               exact, from the distribution over places
       max_rows = 5 S^2 + 1
@@ -366,9 +364,8 @@ class MiniGridMemoryLong(_Memory):
     (`dunnolab/xland-minigrid:src/xminigrid/envs/minigrid/memory.py`: no occlusion, another step limit).
 
     Spec sheet: as `MiniGridMemory`; m = W - V for V >= 5, W - 2 for V = 3, leaky for V >= W - 2; and with start="first"
-      R_oracle = 1 - 0.9 (W - 1) / (8 W)
-      R*                     the same for V >= 5; for V = 3 one looks at one object first, which is the wrong one half of
-                             the time: 1 - 0.9 (W + ...) / (8 W), by computation
+      R_oracle = 1 - 0.9 (W - 1) / (8 W); R* the same for V >= 5, less for V = 3, where the object that one looks at first
+      is the wrong one half of the time
     A random agent hardly ever reaches the end from x = 1 (1e-12 at W = 129), from scattered starts it does.
 
     Args:
