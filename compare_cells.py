@@ -32,7 +32,7 @@ import record_video
 import train_agent
 from agents import cost, reach
 from agents.checkpoint import CheckpointError
-from agents.digest import control_lines, ranking_lines
+from agents.digest import control_lines, ranking_lines, remarks
 from agents.figures import draw_all
 from agents.film import FilmError
 from agents.page import page
@@ -48,7 +48,7 @@ from agents.pool import (
     train_command,
 )
 from agents.progress import duration
-from agents.results import PENDING, Result, Slot, best_rate, done, read_result, whole
+from agents.results import PENDING, Result, Slot, best_rate, done, makers, read_result, whole
 from agents.rollout import stagger_rows
 from agents.runlog import RunError, collect_versions, write_text
 from agents.scoreboard import Scoreboard, Tally
@@ -79,11 +79,10 @@ class Comparison:
         self.known: dict[tuple[str, str], tuple[int, Spec]] = {}  # (cell, task) -> the core's parameters, the spec
         specs: dict[EnvConfig, Spec] = {}
         for run in self.one_each():
-            if not run.config.train.evaluate_every:
-                raise ConfigError("a comparison needs train.evaluate_every above 0, or no run could be seen to solve its task")
             env = build.make_env(run.config, 1, "cpu", seed=0)
             spec = specs.setdefault(run.config.env, env.spec)
             _steps_suffice(run, spec)
+            _solving_can_be_seen(run, suite.options.solved)
             self.known[run.cell, run.task.label] = _size(build.make_agent(run.config, env)), spec
         self.series = series({run.task.env: run.config.env for run in self.one_each()})
         self.check(self.sweep() if suite.learning_rates else self.runs())
@@ -154,6 +153,19 @@ class Comparison:
                 "tasks": tasks, "seeds": list(self.suite.seeds), "learning_rates": self.suite.learning_rates,
                 "versions": collect_versions(self.argv)}  # fmt: skip
         write_text(self.out / "suite.json", json.dumps(seen, indent=2) + "\n")
+
+
+def _solving_can_be_seen(run: Planned, solved: float) -> None:
+    """Raises ConfigError where a run could solve its task unnoticed, or stop before it counts as solved."""
+    train = run.config.train
+    if not train.evaluate_every:
+        raise ConfigError("a comparison needs train.evaluate_every above 0, or no run could be seen to solve its task")
+    if train.evaluate_every * train.num_envs >= train.steps:  # an update has one row of each environment, or more
+        raise ConfigError(f"{run.task.label}: train.evaluate_every={train.evaluate_every} updates are more than "
+                          f"train.steps={train.steps} can hold, so that no run could be seen to solve its task")
+    if train.stop_at_success is not None and train.stop_at_success < solved:
+        raise ConfigError(f"{run.task.label}: train.stop_at_success={train.stop_at_success} stops runs before solved={solved} "
+                          f"counts them as solved; give solved={train.stop_at_success}, or less")
 
 
 def _steps_suffice(run: Planned, spec: Spec) -> None:
@@ -256,8 +268,10 @@ def compare(comparison: Comparison, lock: int) -> int:
         return leave(stopped, pending)
     tables = read_tables(out)
     figures = draw_all(out / "figures", tables, suite.options.baseline)
-    write_text(out / "index.html", report(comparison, results, tables, [f.with_suffix(".svg") for f in figures], failures))
+    drawings = [f.with_suffix(".svg") for f in figures]
+    write_text(out / "index.html", report(comparison, results, tables, drawings, [*in_sweep, *failures]))
     lines = ranking_lines(tables["ranking"], results, suite.options.baseline)
+    lines += remarks(tables["ranking"], results, suite.options.baseline)
     for line in (*lines, *control_lines(results), *(f"FAILED {line}" for line in (*in_sweep, *failures))):
         print(line)
     print(f"page: {out}/index.html; tables: {out}/*.csv; figures: {out}/figures")
@@ -267,17 +281,30 @@ def compare(comparison: Comparison, lock: int) -> int:
 def report(comparison: Comparison, results: Sequence[Result], tables: Mapping[str, Sequence[Mapping]],
            figures: Sequence[Path], failures: Sequence[str]) -> str:  # fmt: skip
     """The comparison as one HTML page."""
-    suite, versions = comparison.suite, collect_versions(comparison.argv)
+    suite = comparison.suite
     lengths: dict[str, list[str]] = {}
     for task in suite.tasks:
         lengths.setdefault(task.env, []).extend([] if task.length is None else [str(task.length)])
     facts = [f"{_many(len(suite.cells), 'cell')} on " +
              ", ".join(f"{env} ({', '.join(found)})" if found else env for env, found in lengths.items()),
              f"{_many(len(suite.seeds), 'seed')} each, equal {suite.options.match}, baseline {suite.options.baseline}",
-             f"torch {versions['torch']}, Python {versions['python']}, {versions['cpu']}"]  # fmt: skip
+             *_settings([run.config for run in comparison.one_each()]),
+             *(["learning rates chosen by a sweep: sweep.csv"] if suite.learning_rates else []),
+             *(f"{_many(count, 'run')} made by {maker}" for maker, count in makers(results).items())]  # fmt: skip
+    command = ["python", "compare_cells.py", *(token for token in comparison.argv if not token.startswith("jobs="))]
     return page(f"gatemaze: {suite.name}", suite.options.about, facts, control_lines(results), figures, tables["ranking"],
                 tables["longest"], failures, films(comparison.out, results),
-                [shlex.join(["python", "compare_cells.py", *comparison.argv])])  # fmt: skip
+                [f"{shlex.join(command)}           # all of it",
+                 f"{shlex.join([*command, 'jobs=0'])}    # figures, tables and page, from the runs that are there"],
+                remarks(tables["ranking"], results, suite.options.baseline))  # fmt: skip
+
+
+def _settings(configs: Sequence[Config]) -> list[str]:
+    """What all runs have in common of learner, batch and budget, a line; "several" where tasks differ."""
+    told = {"learner": {c.agent.name for c in configs}, "environments": {f"{c.train.num_envs:,}" for c in configs},
+            "steps at most": {f"{c.train.steps:,}" for c in configs}}  # fmt: skip
+    one = {what: next(iter(values)) if len(values) == 1 else "several" for what, values in told.items()}
+    return [f"learner {one['learner']}, {one['environments']} environments, {one['steps at most']} steps at most"]
 
 
 def look_inside(results: Sequence[Result]) -> list[tuple[Slot, reach.Reach]]:
@@ -307,8 +334,8 @@ def _diagnosis(run_dir: Path) -> dict[str, Any]:
 
 
 def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
-    """A film of the best cell (by mean success, if all of its runs are done) on each task, of its first run, made once;
-    caption -> file."""
+    """A film of the best cell on each task (by mean success, then by steps to solve; of those whose runs are all done), of
+    its first run, made once; caption -> file."""
     tasks: dict[Any, dict[str, list[Result]]] = {}
     for result in results:
         tasks.setdefault(result.slot.task, {}).setdefault(result.slot.cell, []).append(result)
@@ -317,13 +344,15 @@ def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
         groups = [runs for runs in cells.values() if whole(runs)]
         if not groups:
             continue
-        slot = max(groups, key=lambda runs: sum(run.success for run in runs))[0].slot
+        best = max(groups, key=lambda runs: (sum(run.success for run in runs),
+                                             -sum(run.solved_at or run.slot.budget for run in runs)))  # fmt: skip
+        slot, success = best[0].slot, best[0].success
         path = out / "films" / f"{slot.folder.name}.mp4"
         try:
             if not path.is_file():
                 create_folder(path.parent)
                 record_video.film(record_video.parse([str(slot.folder), "--out", str(path)]))
-            found[f"{slot.cell} on {slot.folder.name.partition(f'-{slot.cell}')[0]}"] = path
+            found[f"{slot.cell} on {slot.folder.name.partition(f'-{slot.cell}')[0]}: success {success:.0%}"] = path
         except (ConfigError, RunError, FilmError, CheckpointError) as error:
             print(f"no film of {slot.folder.name}: {error}", file=sys.stderr)
     return found

@@ -25,6 +25,22 @@ def ranking_lines(ranking: Sequence[Row], results: Sequence[Result], baseline: s
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in lines]
 
 
+def remarks(ranking: Sequence[Row], results: Sequence[Result], baseline: str) -> list[str]:
+    """What one must know to read the comparisons with the baseline, a line each."""
+    cells = {row["cell"] for row in ranking}
+    if baseline not in cells:
+        return [f"the baseline {baseline} is not among the cells: none is compared with it"]
+    tested = sum(row["p"] is not None for row in ranking)
+    if not tested:
+        return []
+    pairs = ranking[0]["tasks"] * len({run.slot.seed for run in results})
+    least = min(2.0 ** (1 - pairs) * tested, 1.0)
+    if least < 0.05:
+        return []
+    return [f"with {pairs} pairs and {tested} comparisons no corrected p can fall below {least:.2g}: "
+            "whatever the cells do, none is significant"]  # fmt: skip
+
+
 def control(results: Sequence[Result]) -> list[tuple[str, Estimate | None, float]]:
     """For each task that needs memory and that the memoryless control has run on: (task, its success rate, chance). The runs
     are evaluated on the same episodes, so their mean counts as so many episodes as one of them has. No rate (None) where one
@@ -50,7 +66,7 @@ def control_lines(results: Sequence[Result]) -> list[str]:
         if rate is None:
             said = "not judged, for a run of it failed or is still to be made"
         else:
-            outside = "" if rate.low <= chance <= rate.high else " - OUTSIDE"
+            outside = " - ABOVE chance" if rate.low > chance else " - below chance" if rate.high < chance else ""
             said = f"success {rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}], chance {chance:g}{outside}"
         lines.append(f"control on {task}: {said}")
     return lines

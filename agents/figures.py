@@ -288,7 +288,8 @@ def lags(rows: Sequence[Row], summary: Sequence[Row], look: Look):
 
 
 def horizons(rows: Sequence[Row], summary: Sequence[Row], look: Look):
-    """A panel for each task: effective horizons of the units, a bar a run: 90 % and half of the units, and the median."""
+    """A panel for each task: effective horizons of the units, a bar a run: 90 % and half of the units, the median, and a tick
+    at the longest."""
     tasks = list(dict.fromkeys((row["env"], row["length"]) for row in rows))
     if not tasks:
         return None
@@ -299,9 +300,10 @@ def horizons(rows: Sequence[Row], summary: Sequence[Row], look: Look):
             runs = [row for row in _of_task(rows, task) if row["cell"] == cell]
             for k, run in enumerate(runs):
                 at, colour = y + 0.6 * ((k + 1) / (len(runs) + 1) - 0.5), look.colour(cell)
-                low, near, middle, far, high = (np.clip(run[f"q{q:02}"], 1, ENDLESS) for q in QUANTILES)
+                low, near, middle, far, high, longest = (np.clip(run[f"q{q:02}"], 1, ENDLESS) for q in QUANTILES)
                 axis.plot([low, high], [at, at], color=colour, linewidth=1, alpha=0.5)
                 axis.plot([near, far], [at, at], color=colour, linewidth=2.2, alpha=0.6)
+                axis.plot(longest, at, "|", markersize=5, color=colour)
                 axis.plot(middle, at, "o", markersize=4, color=colour, markeredgecolor="white", markeredgewidth=0.6, zorder=3)
         axis.set_yticks(range(len(cells)), cells, fontsize=8)
         axis.set(title=task_name(*task), xlabel="effective horizon, rows", xscale="log", ylim=(-0.6, len(cells) - 0.4))

@@ -27,14 +27,16 @@ CAPTIONS = {
     "together, relative to the row itself; after training, geometric mean over runs, without the resets of episodes. Below "
     "1e-6 it is drawn there. Dotted: the memory that the task needs.",
     "horizons": "How long the gates hold on: effective horizon 1 / (1 - mean keep) of the units after training, a bar a run: "
-    "90 % of the units, half of them, the median. Dotted: the memory that the task needs.",
+    "90 % of the units, half of them, the median; the tick is the longest unit, for one may hold the cue. Dotted: the memory "
+    "that the task needs.",
 }
 NOTE = """<p class=soft>P(better): probability that a run of the cell scores above one of the baseline on the same task.
 p (better): two-sided sign-flip test of no difference, paired by task and seed, Holm-corrected for the number of cells.
 P(faster) and p (faster): the same for steps to solve. The pairs count as independent; where the seeds agree across tasks, p is
 too small. A cell with a failed run has no figures.</p>"""
 CONTROL_NOTE = """<p class=soft>The control has no memory: where a task needs some, it should succeed no more often than
-chance. OUTSIDE: chance is not in the 95 % interval of its runs, which play the same episodes and count as one.</p>"""
+chance. ABOVE: the 95 % interval of its runs, which play the same episodes and count as one, lies above chance, so something
+tells the cue. Below: it has not learned what can be had without memory.</p>"""
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>
@@ -66,12 +68,13 @@ video {{ max-width: 100%; border-radius: 8px; }}
 
 def page(title: str, about: str, facts: Sequence[str], control: Sequence[str], figures: Sequence[Path],
          ranking: Sequence[Row], longest: Sequence[Row], failures: Sequence[str], films: Mapping[str, Path],
-         commands: Sequence[str]) -> str:  # fmt: skip
-    """The page. control, failures: a line each; figures: SVG files; ranking, longest: rows of those tables
-    (agents/tables.py); films: caption -> MP4 file; commands: what makes it all again."""
+         commands: Sequence[str], remarks: Sequence[str] = ()) -> str:  # fmt: skip
+    """The page. control, failures, remarks (on the ranking): a line each; figures: SVG files; ranking, longest: rows of those
+    tables (agents/tables.py); films: caption -> MP4 file; commands: what makes it all again."""
     parts = [f"<h1>{escape(title)}</h1><p>{escape(about)}</p>"]
     parts.append("<p class=soft>" + "<br>".join(map(escape, facts)) + "</p>")
-    parts.append(_section("Ranking", _table(_without_empty([_words(row) for row in ranking]), "ranking") + NOTE))
+    table = _table(_without_empty([_words(row) for row in ranking]), "ranking")
+    parts.append(_section("Ranking", "".join(f"<p>{escape(line)}.</p>" for line in remarks) + table + NOTE))
     if control:
         parts.append(_section("The memoryless control", _list(control) + CONTROL_NOTE))
     for path in figures:

@@ -68,6 +68,14 @@ class Job:
         """The last row of its metrics, {} where there is none yet."""
         return last_row(self.folder / "metrics.jsonl")
 
+    @property
+    def success(self) -> float | None:
+        """Greedy success rate of its final evaluation, None before that."""
+        try:
+            return float(json.loads((self.folder / "evaluation.json").read_text())["greedy"]["success_rate"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
 
 def leave_with_parent(parent: int) -> None:
     """Called in a child: once `parent` is no longer its parent, the process gets SIGTERM, and is ended if that does not

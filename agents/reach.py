@@ -15,7 +15,7 @@ from agents.runlog import RunError, write_text
 
 #: environments that it is measured on, and lags that are kept
 ENVS, LAGS = 16, 32
-QUANTILES = (5, 25, 50, 75, 95)
+QUANTILES = (5, 25, 50, 75, 95, 100)
 NAMES = {"lags": ("cell", "env", "length", "seed", "lag", "norm"),
          "horizons": ("cell", "env", "length", "seed", "units", *(f"q{q:02}" for q in QUANTILES))}  # fmt: skip
 Reach = dict[str, Any]
@@ -24,7 +24,7 @@ Reach = dict[str, Any]
 def reach(report: dict[str, Any]) -> Reach:
     """Of a diagnosis (agents/diagnose.py). lags, norm: norm of d loss_t / d state_{t-k} over all parts of the state together,
     the root of the sum of their squares, at lags k from 0 on; horizons: quantiles over the units of 1 / (1 - mean keep), in
-    rows, with the number of units, None of a core without a gate."""
+    rows, the last of them the longest unit's, with the number of units, None of a core without a gate."""
     parts = np.array(list(report["gradient"]["norm"].values()))
     norm = np.sqrt((parts**2).sum(0))
     lags = sorted({0, *np.geomspace(1, len(norm) - 1, LAGS).round().astype(int).tolist()})
@@ -46,6 +46,8 @@ def read(path: Path) -> Reach:
     try:
         found = json.loads(path.read_text())
         units = found["horizons"]
+        if units and len(units) != 1 + len(QUANTILES):
+            raise ValueError("not the quantiles that are kept now")
         return {"lags": [int(k) for k in found["lags"]], "norm": [float(x) for x in found["norm"]],
                 "horizons": units and [int(units[0]), *map(float, units[1:])]}  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:

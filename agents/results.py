@@ -79,6 +79,24 @@ def done(folder: Path) -> bool:
     return (folder / "evaluation.json").is_file()
 
 
+def makers(results: Iterable[Result]) -> dict[str, int]:
+    """Code, versions and machine -> how many of the runs with figures they made."""
+    found: dict[str, int] = {}
+    for run in results:
+        if not whole([run]):
+            continue
+        try:
+            seen = json.loads((run.slot.folder / "versions.json").read_text())
+            git = seen["git"] or {}
+            code = f"commit {git['commit'][:7]}{' with changes' if git['dirty'] else ''}" if git.get("commit") else "no commit"
+            maker = ", ".join([code, *(f"{name} {seen[name]}" for name in ("torch", "numpy", "python")),
+                               seen["gpu"] if seen.get("gpu") else seen["cpu"]])  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError):
+            maker = "not recorded"
+        found[maker] = found.get(maker, 0) + 1
+    return found
+
+
 def read_result(slot: Slot, failed: bool) -> Result:
     """`failed`: the run broke off with an error and is not done. Raises RunError where a run that is done is damaged."""
     if not done(slot.folder):

@@ -28,7 +28,7 @@ import torch
 from agents.checkpoint import write_atomic
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-PACKAGES = ("torch", "numpy", "gymnasium", "minigrid", "safetensors", "omegaconf", "tensorboard")
+PACKAGES = ("torch", "numpy", "gymnasium", "minigrid", "safetensors", "omegaconf", "tensorboard", "scipy", "matplotlib")
 
 
 class RunError(ValueError):

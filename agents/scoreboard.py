@@ -21,7 +21,7 @@ class Scoreboard(Screen):
     a line when a run ends, and one now and then in between.
 
     estimates: seconds that each job is expected to take at most, by its name. The time left scales what remains of them by
-    what the finished runs have shown.
+    what the finished runs have shown, those of the same task where there are some.
     """
 
     def __init__(self, jobs: Sequence[Job], estimates: Mapping[str, float], workers: int, stream: TextIO | None = None, *,
@@ -46,13 +46,19 @@ class Scoreboard(Screen):
     def left(self) -> float | None:
         """Seconds that are probably left; None before anything is known."""
         ended = [job for job in self.jobs if job.state in ("done", "failed") and job.seconds]
-        expected = sum(self.estimates.get(job.name, 0.0) for job in ended)
-        scale = sum(job.seconds for job in ended) / expected if expected else 1.0
+        overall = self._scale(ended)
+        scales = {task: self._scale([job for job in ended if job.task == task]) or overall or 1.0
+                  for task in {job.task for job in self.jobs}}  # fmt: skip
         open_ = [job for job in self.jobs if job.state in ("waiting", "running")]
-        rest = sum(self.estimates.get(job.name, 0.0) * (1 - self._share(job)) for job in open_)
-        return scale * rest / min(self.workers, max(len(open_), 1)) if rest else None
+        rest = sum(scales[job.task] * self.estimates.get(job.name, 0.0) * (1 - self._share(job)) for job in open_)
+        return rest / min(self.workers, max(len(open_), 1)) if rest else None
 
     # -----------------------------------------------------------------------------------------------------------------
+
+    def _scale(self, ended: Sequence[Job]) -> float:
+        """How many times as long as estimated these took; 0 where that is not known."""
+        expected = sum(self.estimates.get(job.name, 0.0) for job in ended)
+        return sum(job.seconds for job in ended) / expected if expected else 0.0
 
     @staticmethod
     def _share(job: Job) -> float:
@@ -60,9 +66,9 @@ class Scoreboard(Screen):
 
     def _announce(self, job: Job) -> None:
         if job.state == "done" and self._live is None:
-            row = job.progress
-            success = f", success {row['eval/success']:.2f}" if "eval/success" in row else ""
-            self._print(f"done    {job.name}: {row.get('step', 0):,} steps{success}, {duration(job.seconds)}; {self._line()}")
+            success = "" if job.success is None else f", success {job.success:.2f}"
+            steps = job.progress.get("step", 0)
+            self._print(f"done    {job.name}: {steps:,} steps{success}, {duration(job.seconds)}; {self._line()}")
         elif job.state == "failed":
             self._print(f"FAILED  {job.name}: {job.why}")
         elif job.state == "waiting":

@@ -7,16 +7,17 @@ from torch import Tensor
 
 
 class EpisodeTracker:
-    """Returns, lengths and successes of the episodes that end, summed until they are read. What ends an episode of which the
-    tracker has not seen the start (`partial`) counts for nothing."""
+    """Returns, lengths, successes and truncations of the episodes that end, summed until they are read. What ends an episode
+    of which the tracker has not seen the start (`partial`) counts for nothing."""
 
     def __init__(self, num_envs: int, device: torch.device):
         self.running = torch.zeros(2, num_envs, device=device, dtype=torch.float64)  # return, length so far
         self.partial = torch.zeros(num_envs, device=device, dtype=torch.bool)
-        self.sums = torch.zeros(4, device=device, dtype=torch.float64)  # episodes, return, length, success
+        self.sums = torch.zeros(5, device=device, dtype=torch.float64)  # episodes, return, length, success, truncated
 
-    def add(self, reward: Tensor, valid: Tensor, ended: Tensor, success: Tensor) -> None:
-        """One rollout, each (T, B): reward of transition t, whether it is one, whether it ends the episode, and how."""
+    def add(self, reward: Tensor, discount: Tensor, valid: Tensor, ended: Tensor, success: Tensor) -> None:
+        """One rollout, each (T, B): reward and discount of transition t, whether it is one, whether it ends the episode, and
+        how. An end with a discount is a truncation."""
         ended = ended & valid
         whole = ended & ~(self.partial & (ended.cumsum(0) == 1))  # the first end is a partial episode's
         self.partial &= ~ended.any(0)
@@ -26,14 +27,15 @@ class EpisodeTracker:
             self.running += steps[:, t]
             finished += (self.running * whole[t]).sum(-1)
             self.running *= ~ended[t]
-        self.sums += torch.cat([whole.sum().view(1), finished, (success & whole).sum().view(1)])
+        how = torch.stack([(success & whole).sum(), (whole & (discount != 0)).sum()])
+        self.sums += torch.cat([whole.sum().view(1), finished, how])
 
     def read(self) -> dict[str, float | int | None]:
         """Means over the episodes since the last call; None where none ended."""
-        episodes, total, length, success = self.sums.tolist()
+        episodes, *sums = self.sums.tolist()
         self.sums.zero_()
         mean = (lambda x: x / episodes) if episodes else (lambda x: None)
-        return {"episodes": int(episodes), "return": mean(total), "length": mean(length), "success": mean(success)}
+        return {"episodes": int(episodes)} | dict(zip(("return", "length", "success", "truncated"), map(mean, sums)))
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"running": self.running, "sums": self.sums, "partial": self.partial}

@@ -86,7 +86,7 @@ class Trainer:
         """One rollout with its rewards scaled and its episodes counted, where it has transitions, and what goes on."""
         rollout, carry = collect(self.env, self.learner.actor, carry, self.unroll_length, self.generator)
         valid = transitions(rollout, self.full_episode)
-        self.tracker.add(rollout.reward, valid, rollout.ended, rollout.success)
+        self.tracker.add(rollout.reward, rollout.rows.discount[1:], valid, rollout.ended, rollout.success)
         if self.scale:
             rollout = rollout._replace(reward=self.scale(rollout.reward, rollout.rows.discount[1:], valid))
         return rollout, valid, carry

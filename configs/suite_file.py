@@ -65,6 +65,13 @@ def read_suite(argv: Sequence[str], known_cells: Sequence[str]) -> Suite:
     if options.baseline not in known_cells:
         raise ConfigError(f"{chosen['baseline'].origin}: unknown cell {show(options.baseline)} as baseline"
                           f"{nearest(options.baseline, known_cells)}")  # fmt: skip
+    if "baseline" in given and options.baseline not in cells:
+        raise ConfigError(f"{given['baseline'].origin}: the baseline {options.baseline} is none of the cells: "
+                          f"{', '.join(cells)}")  # fmt: skip
+    rates = tuple(_numbers(chosen.get("learning_rates"), float))
+    if rates and "learning_rates" in given:  # a sweep that is asked for goes over a file's own rate
+        for section in (settings, *envs.values()):
+            section.pop("agent.learning_rate", None)
     tasks: list[Task] = []
     for name, entry in _environments(chosen.get("envs"), envs).items():
         texts = {key: found.text for key, found in {**settings, **entry, **over}.items() if key not in OF_AN_ENV}
@@ -73,7 +80,6 @@ def read_suite(argv: Sequence[str], known_cells: Sequence[str]) -> Suite:
     for label in labels:
         if labels.count(label) > 1:
             raise ConfigError(f"{label} is asked for twice")
-    rates = tuple(_numbers(chosen.get("learning_rates"), float))
     if rates and any("agent.learning_rate" in task.settings for task in tasks):
         raise ConfigError(f"{chosen['learning_rates'].origin}: learning_rates asks for a sweep, "
                           f"but agent.learning_rate is set; take one of them out")  # fmt: skip

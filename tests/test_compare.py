@@ -239,6 +239,9 @@ def test_what_was_made_with_other_settings_is_refused(suite, tmp_path, capsys):
     (["cells=lstn"], ["did you mean lstm?"]), (["cells=um-lstm", "cell.chunk=3"], ["chunk"]),
     (["cell.chunk=2"], ["takes no chunk", "um-lstm"]), (["train.evaluate_every=0"], ["train.evaluate_every above 0"]),
     (["agent.minibatches=3"], ["does not divide"]), (["out=/proc/nothing"], ["cannot make the folder /proc/nothing"]),
+    (["solved=0.95", "train.stop_at_success=0.5"], ["stops runs before solved=0.95"]),
+    (["train.evaluate_every=1000000"], ["1000000 updates are more than", "could be seen to solve"]),
+    (["baseline=janet", "cells=lstm,gru"], ["the baseline janet is none of the cells: lstm, gru"]),
     (["train.stagger_episodes=true", "train.steps=20"], ["train.steps=20 may be used up", "train.stagger_episodes=false"]),
     (["train.step=5"], ["did you mean train.steps?"]), (["envs=tmaze_bakker", "env.step_limit=3"], ["step_limit"]),
 ])  # fmt: skip

@@ -284,7 +284,7 @@ def test_steps_are_transitions_and_the_tracker_counts_episodes():
     assert trainer.step == steps
     got = trainer.tracker.read()
     assert got["episodes"] == episodes and got["return"] == total / episodes and got["length"] == length / episodes
-    assert trainer.tracker.read() == {"episodes": 0, "return": None, "length": None, "success": None}
+    assert trainer.tracker.read() == {"episodes": 0, "return": None, "length": None, "success": None, "truncated": None}
 
 
 def test_full_episodes_are_whole_and_counted_once():

@@ -28,7 +28,7 @@ def test_all_parts_of_the_state_together():
 
 def test_quantiles_over_the_units_are_units():
     units = [float(n) for n in range(1, 101)] + [math.inf]
-    assert reach(diagnosis(0.9, horizons=units))["horizons"] == [101, 6, 26, 51, 76, 96]
+    assert reach(diagnosis(0.9, horizons=units))["horizons"] == [101, 6, 26, 51, 76, 96, math.inf]
     assert reach(diagnosis(0.9, horizons=[2.0, math.inf]))["horizons"][-1] == math.inf
 
 
@@ -38,6 +38,9 @@ def test_a_file_comes_back_and_a_damaged_one_is_told(tmp_path):
         found = reach(diagnosis(0.5, horizons=horizons))
         write(path, found)
         assert read(path) == found
+    write(path, found | {"horizons": found["horizons"][:-1]})  # of an earlier version, without the longest unit
+    with pytest.raises(RunError, match=r"not the quantiles that are kept now.*remove it"):
+        read(path)
     path.write_text('{"lags": [0], "norm": [1')
     with pytest.raises(RunError, match=r"is damaged.*remove it"):
         read(path)

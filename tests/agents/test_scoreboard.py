@@ -40,7 +40,8 @@ def test_lines(tmp_path):
         for job in (one, two):
             job.state = "running"
             board.show(job)
-        at(one, 1000, 1.0)
+        at(one, 1000)  # the last row of the metrics has no evaluation
+        (one.folder / "evaluation.json").write_text('{"greedy": {"success_rate": 1.0}}')
         one.state, one.seconds = "done", 50.0
         board.show(one)
         two.state, two.kills = "waiting", 1
@@ -63,11 +64,15 @@ def test_time_left(tmp_path):
     all_jobs[1].state = "running"
     at(all_jobs[1], 500)
     assert board.left() == pytest.approx((10 + 0.5) * 100 * 0.25 / 2)
+    other = next(job for job in all_jobs if job.task != all_jobs[0].task)
+    other.state, other.seconds = "done", 100.0  # as expected: what is known of a task goes for that task
+    own = sum(job.task == other.task for job in all_jobs) - 1
+    assert board.left() == pytest.approx((own + (10 - 1 - own + 0.5) * 0.25) * 100 / 2)
     for job in all_jobs[1:]:
         job.state = "done"  # in an earlier call: no time of theirs is known
     assert board.left() is None
     all_jobs[-1].state = "waiting"
-    assert board.left() == pytest.approx(25.0)  # one run is not shared out
+    assert board.left() == pytest.approx(100.0)  # of the other task, and one run is not shared out
 
 
 @pytest.mark.parametrize("columns", [20, 60, 200])

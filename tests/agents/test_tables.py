@@ -13,12 +13,13 @@ from matplotlib import pyplot as plt
 
 import envs
 from agents import figures
-from agents.digest import control_lines, ranking_lines
+from agents.digest import control_lines, ranking_lines, remarks
 from agents.figures import draw_all
 from agents.plotting import Look, apart, aside
-from agents.results import CENSORED, FAILED, PENDING, SOLVED, Result, Slot, area, best_rate, done, read_result
+from agents.results import CENSORED, FAILED, PENDING, SOLVED, Result, Slot, area, best_rate, done, makers, read_result
 from agents.runlog import RunError
 from agents.tables import NAMES, read_tables, write_tables
+from memory_cells import VARIANTS
 from tests.agents.compared import compared
 
 matplotlib.use("Agg")
@@ -173,13 +174,43 @@ def test_the_control_is_judged_against_chance_where_memory_is_needed():
     def rule(cell, env, length, seed):
         if env == "tmaze_active" and cell == "memoryless" and seed == 2:
             return FAILED
-        return (0.56 if env == "tmaze_bakker" else 1.0 if env == "tmaze_delayed" else 0.49 + 0.01 * seed), None
+        told = {"tmaze_bakker": 0.56, "tmaze_delayed": 1.0, "tmaze_noisy": 0.2}
+        return told.get(env, 0.49 + 0.01 * seed), None
 
-    tasks = {"tmaze_passive": (10,), "tmaze_bakker": (10,), "tmaze_active": (10,), "tmaze_delayed": (0,)}
-    passive, bakker, active = control_lines(compared("memoryless lstm", tasks, 3, rule))
+    tasks = {name: (10,) for name in ("tmaze_passive", "tmaze_bakker", "tmaze_active", "tmaze_noisy")}
+    tasks["tmaze_delayed"] = (0,)
+    passive, bakker, active, noisy = control_lines(compared("memoryless lstm", tasks, 3, rule))
     assert "control on tmaze_passive 10: success 0.510" in passive and passive.endswith("chance 0.5")
-    assert "control on tmaze_bakker 10" in bakker and bakker.endswith("chance 0.5 - OUTSIDE")
+    assert "control on tmaze_bakker 10" in bakker and bakker.endswith("chance 0.5 - ABOVE chance")
     assert active == "control on tmaze_active 10: not judged, for a run of it failed or is still to be made"
+    assert noisy.endswith("chance 0.5 - below chance")
+
+
+def test_what_no_number_of_wins_can_show_is_said(tmp_path):
+    """9 pairs: p of at least 2 / 2^9 = 0.0039, times 20 comparisons 0.078, times 12 0.047."""
+    def said(cells, baseline="lstm"):
+        results = compared(" ".join(cells), {"tmaze_passive": (10, 20, 30)}, 3, lambda *_: (1.0, 1000))
+        return remarks(tables(tmp_path, results, baseline)["ranking"], results, baseline)
+
+    many = sorted(set(VARIANTS) - {"lstm"})
+    assert said(["lstm", *many[:12]]) == []
+    assert said(["lstm", *many[:20]]) == ["with 9 pairs and 20 comparisons no corrected p can fall below 0.078: "
+                                          "whatever the cells do, none is significant"]  # fmt: skip
+    assert said(["gru", "janet"]) == ["the baseline lstm is not among the cells: none is compared with it"]
+
+
+def test_who_made_the_runs_is_told(tmp_path):
+    results = []
+    made = compared("lstm", {"tmaze_passive": (10,)}, 4, lambda c, e, n, seed: FAILED if seed == 3 else (1.0, 1000))
+    for k, run in enumerate(made):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        git = {"commit": "abcdef0123" if k else "0123456789", "dirty": k == 1}
+        versions = {"git": git, "torch": "2.13.0", "numpy": "2.4.6", "python": "3.11.7", "gpu": None, "cpu": "A chip"}
+        (folder / "versions.json").write_text(json.dumps(versions) if k < 3 else "{")
+        results.append(dataclasses.replace(run, slot=dataclasses.replace(run.slot, folder=folder)))
+    rest = "torch 2.13.0, numpy 2.4.6, python 3.11.7, A chip"
+    assert makers(results) == {f"commit 0123456, {rest}": 1, f"commit abcdef0 with changes, {rest}": 1, "not recorded": 1}
 
 
 def test_learning_rates_are_chosen_by_score_then_by_area_and_failures_are_not_eligible():

@@ -178,8 +178,10 @@ def test_an_episode_whose_start_was_not_seen_counts_for_nothing():
     ended[1], ended[5, 0] = True, True
     valid = torch.ones(7, 2, dtype=torch.bool)
     valid[2] = False  # the new episodes' first rows
-    tracker.add(torch.ones(7, 2), valid, ended, ended)
-    assert tracker.read() == {"episodes": 2, "return": 2.5, "length": 2.5, "success": 1.0}
+    discount = torch.ones(7, 2)
+    discount[5, 0] = 0  # this one terminated, environment 1's was truncated
+    tracker.add(torch.ones(7, 2), discount, valid, ended, ended)
+    assert tracker.read() == {"episodes": 2, "return": 2.5, "length": 2.5, "success": 1.0, "truncated": 0.5}
     saved = copy.deepcopy(tracker.state_dict())
     assert not saved["partial"].any()
 

@@ -110,6 +110,7 @@ def test_a_series_differs_in_length_alone(suite):
 
 def test_a_sweep_has_seeds_of_its_own(suite):
     mine = suite("learning_rates=1e-3,1e-2", "sweep_seeds=3")
+    assert read_suite(["smoke", "learning_rates=1e-3,1e-2"], CELLS).learning_rates == (1e-3, 1e-2)  # over the rate in its file
     assert mine.learning_rates == (1e-3, 1e-2) and list(mine.sweep_seeds) == [SWEEP_SEED + k for k in range(3)]
     with pytest.raises(ConfigError, match="first_seed"):
         suite(f"first_seed={SWEEP_SEED}")
