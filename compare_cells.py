@@ -30,23 +30,13 @@ import torch
 
 import record_video
 import train_agent
-from agents import cost, reach
+from agents import cost, pool, reach
 from agents.checkpoint import CheckpointError
 from agents.digest import control_lines, ranking_lines, remarks
 from agents.figures import draw_all
 from agents.film import FilmError
 from agents.page import page
-from agents.pool import (
-    Job,
-    available_cores,
-    create_folder,
-    last_row,
-    leave_with_parent,
-    locked,
-    on_gpus,
-    run_all,
-    train_command,
-)
+from agents.pool import Job, create_folder, last_row
 from agents.progress import duration
 from agents.results import PENDING, Result, Slot, best_rate, done, makers, read_result, whole
 from agents.rollout import stagger_rows
@@ -73,7 +63,7 @@ class Comparison:
         """Checks every combination, and the runs that are there. Raises ConfigError."""
         self.suite, self.argv = suite, list(argv)
         self.out = Path(suite.options.out or f"runs/compare-{suite.name}").resolve()
-        self.workers = available_cores() if suite.options.jobs is None else suite.options.jobs
+        self.workers = pool.available_cores() if suite.options.jobs is None else suite.options.jobs
         self._plans: dict[tuple[str, str, float | None, bool], list[Planned]] = {}
         self.tasks = [self._matched(task) for task in suite.tasks]
         self.known: dict[tuple[str, str], tuple[int, Spec]] = {}  # (cell, task) -> the core's parameters, the spec
@@ -142,7 +132,7 @@ class Comparison:
     def job(self, run: Planned) -> Job:
         name = run.folder.name
         return Job(name, run.cell, run.task.label, run.folder, self.out / "logs" / f"{name}.log",
-                   train_command(SCRIPT, *run.tokens), train_command(SCRIPT, "--resume", str(run.folder)),
+                   pool.train_command(SCRIPT, *run.tokens), pool.train_command(SCRIPT, "--resume", str(run.folder)),
                    run.config.train.steps)  # fmt: skip
 
     def record(self) -> None:
@@ -191,7 +181,7 @@ def execute(comparison: Comparison, runs: Sequence[Planned], seconds: Mapping[tu
     if comparison.workers and any(job.state == "waiting" for job in jobs):
         estimates = {job.name: seconds[job.cell, job.task] for job in jobs}
         with Scoreboard(jobs, estimates, comparison.workers) as board:
-            stopped = run_all(jobs, comparison.workers, lock, board.show, on_gpus)
+            stopped = pool.run_all(jobs, comparison.workers, lock, board.show, pool.on_gpus)
     for job in jobs:  # that failed in an earlier call and was not tried again
         if job.state == "waiting" and job.failure.is_file():
             job.state, job.why = "failed", job.failure.read_text().strip()
@@ -374,7 +364,7 @@ def timing(result: Result) -> dict[str, Any]:
 
 def child(argv: Sequence[str]) -> int:
     """A run: train_agent.py, ending with the comparison that started it."""
-    leave_with_parent(int(argv[0]))
+    pool.leave_with_parent(int(argv[0]))
     return train_agent.main(list(argv[1:]))
 
 
@@ -387,7 +377,7 @@ def main(argv: list[str]) -> int:
     try:
         comparison = Comparison(read_suite(argv, build.KNOWN_CELLS), argv)
         create_folder(comparison.out)
-        with locked(comparison.out) as lock:
+        with pool.locked(comparison.out) as lock:
             return compare(comparison, lock)
     except (ConfigError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
