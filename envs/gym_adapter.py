@@ -148,14 +148,17 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         row = self.env.step(self._checked(actions))
+        late = None
         if self.limit is not None:
             self._steps = torch.where(row.first, 0, self._steps + 1)
-            self.env.ended |= self._steps >= self.limit
-        reward, *flags = self.env.gym_outcome(row)
+            late = self._steps >= self.limit
+            self.env.ended |= late
+        reward, terminated, truncated = self.env.gym_outcome(row)
+        truncated = truncated if late is None else truncated | late
         ended = self.env.ended.clone()
         info = {"success": self._out(self.env.success(self.env.state) & ended), "_success": self._out(ended)}
         reward = row.reward if self.output == "torch" else reward
-        return self._observation(row), self._out(reward), *map(self._out, flags), info
+        return self._observation(row), self._out(reward), self._out(terminated), self._out(truncated), info
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """B frames (h, w, 3) uint8."""

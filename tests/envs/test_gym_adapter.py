@@ -190,6 +190,14 @@ def test_single_episode():
         env.step(0)
 
 
+@pytest.mark.parametrize("id", ["MiniGrid-MemoryS7", "MiniGrid-Empty-8x8", "CartPolePomdp", "KeyToDoor"])
+def test_a_limit_of_steps_is_flagged_by_every_kind(id):
+    """MiniGrid's have flags of their own."""
+    vec = gymnasium.make_vec(f"gatemaze/{id}-v0", num_envs=2, max_episode_steps=3)
+    vec.reset(seed=0)
+    assert [vec.step(np.zeros(2, int))[3].tolist() for _ in range(4)] == [[row == 2] * 2 for row in range(4)]
+
+
 def test_a_limit_of_steps_truncates_in_both_forms():
     """make() wraps the single form in Gymnasium's TimeLimit; the vector form has the same argument."""
     vec = gymnasium.make_vec("gatemaze/TMazeActive-v0", num_envs=2, corridor_length=9, max_episode_steps=3)
