@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from agents import checkpoint
 from agents.agent import Agent, extra_inputs
 from agents.auxiliary import Auxiliary, AuxiliarySettings
-from agents.diagnose import diagnose, recording_size
+from agents.diagnose import FEW_ENVS, FEW_PROBES, PROBES, diagnose, recording_size, scalars
 from agents.encoders import make_encoder
 from agents.evaluate import evaluate, play
 from agents.graphs import CudaRecorder
@@ -30,7 +31,7 @@ from configs.errors import ConfigError
 from configs.load import diff_configs, from_resolved
 from configs.schema import HIDDEN_SIZE, Config, DecoderConfig
 from envs import make as make_env_by_name
-from envs.env import Stream
+from envs.env import Spec, Stream
 from memory_cells import VARIANTS, make_core
 from memory_cells.variants import OPTIONS, matching_hidden_size
 
@@ -141,7 +142,7 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     actor = copy.deepcopy(agent) if a.actor_lag else agent
     settings = Settings(**{f.name: getattr(a, f.name) for f in dataclasses.fields(Settings)})
     learner = Learner(agent, actor, optimizer, settings, a.actor_lag, auxiliary)
-    room = env.spec.max_rows - 1 if a.full_episode and env.spec.max_rows else t.unroll_length
+    room = _unroll_length(config, env.spec)
     if auxiliary and config.aux.segment > room + config.aux.memory:
         raise ConfigError(f"aux.segment={config.aux.segment} is longer than an episode here; expected at most "
                           f"{room + config.aux.memory}")  # fmt: skip
@@ -170,16 +171,32 @@ def evaluate_agent(config: Config, agent: Agent, device: torch.device, stop: obj
 def diagnose_agent(config: Config, agent: Agent, device: torch.device, brief: bool = False) -> dict[str, Any]:
     """The diagnosis of `agents.diagnose` with the run's learner, on as many environments as an evaluation has.
 
-    `brief`: of a long episode no more than twice the memory length of the task, where that is known.
+    `brief`: on 64 environments at most, with few probes, and of a long episode no more than twice the memory length of the
+    task, where that is known.
     """
-    a, e, t = config.agent, config.evaluate, config.train
+    return _diagnosis(config, device, brief)(agent)
+
+
+def examiner(config: Config, agent: Agent, device: torch.device) -> Callable[[], dict[str, float]]:
+    """The brief diagnosis of `agent` as it stands, as the scalars that training logs."""
+    diagnosis = _diagnosis(config, device, brief=True)
+    return lambda: scalars(diagnosis(agent))
+
+
+def _diagnosis(config: Config, device: torch.device, brief: bool) -> Callable[[Agent], dict[str, Any]]:
+    a, e = config.agent, config.evaluate
     spec = make_env(config, 1, device, seed=0).spec
-    unroll_length = spec.max_rows - 1 if a.full_episode else t.unroll_length
+    unroll_length = _unroll_length(config, spec)
     rows = min(spec.max_rows or 0, 2 * (spec.memory_length or 0)) if brief else spec.max_rows
-    length, num_envs = recording_size(rows, unroll_length, e.num_envs)
-    env = make_env(config, num_envs, device, seed=e.seed)
-    return diagnose(agent, env, length=length, unroll_length=unroll_length, gamma=a.gamma, trace_lambda=a.trace_lambda,
-                    seed=e.seed)  # fmt: skip
+    most, probes = (min(e.num_envs, FEW_ENVS), FEW_PROBES) if brief else (e.num_envs, PROBES)
+    length, num_envs = recording_size(rows, unroll_length, most)
+    return partial(diagnose, env=make_env(config, num_envs, device, e.seed), length=length, unroll_length=unroll_length,
+                   gamma=a.gamma, trace_lambda=a.trace_lambda, seed=e.seed, probes=probes)  # fmt: skip
+
+
+def _unroll_length(config: Config, spec: Spec) -> int:
+    """Steps between updates: the whole episode, or as set."""
+    return spec.max_rows - 1 if config.agent.full_episode and spec.max_rows else config.train.unroll_length
 
 
 def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[object], float]:

@@ -60,7 +60,8 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> i
     session = Session(run_dir, trainer, log_every=t.log_every, checkpoint_every=t.checkpoint_every,
                       keep=t.keep_checkpoints, evaluate_every=t.evaluate_every,
                       watch=build.watcher(config, trainer.learner.agent, device),
-                      stop_at_success=t.stop_at_success, diagnose_every=t.diagnose_every)  # fmt: skip
+                      stop_at_success=t.stop_at_success, diagnose_every=t.diagnose_every, examine_every=t.examine_every,
+                      examine=build.examiner(config, trainer.learner.agent, device) if t.examine_every else None)  # fmt: skip
     restored = session.restore(resume[1]) if resume else ()
     print(f"run folder: {run_dir}", *trainer.env.remarks, *restored, sep="\n")
     if resume and session.finished and (report := _result(run_dir)):

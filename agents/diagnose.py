@@ -23,6 +23,8 @@ from memory_cells.unroll import path_class
 COLUMNS, ANCHORS = 16, 4
 #: rows recorded: of one environment at most, and of all together
 LONGEST, ROWS = 2000, 100_000
+#: steps after the cue that are probed, and in a brief diagnosis; environments of that at most
+PROBES, FEW_PROBES, FEW_ENVS = 64, 12, 64
 
 
 def recording_size(env_rows: int | None, unroll_length: int, num_envs: int) -> tuple[int, int]:
@@ -33,10 +35,10 @@ def recording_size(env_rows: int | None, unroll_length: int, num_envs: int) -> t
 
 
 class _Noting:
-    """An environment that notes the cue of every row it gives."""
+    """An environment that notes the cue of every row it gives, and its number in the episode."""
 
     def __init__(self, env: Stream):
-        self.env, self.cues = env, []
+        self.env, self.cues, self.numbers = env, [], []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.env, name)
@@ -49,16 +51,17 @@ class _Noting:
 
     def _noted(self, row: Step) -> Step:
         self.cues.append(self.env.cue(self.env.state))
+        self.numbers.append(self.env.cues_before(self.env.state))
         return row
 
 
 def diagnose(agent: Agent, env: Stream, *, length: int, unroll_length: int, gamma: float, trace_lambda: float,
-             seed: int) -> dict[str, Any]:  # fmt: skip
+             seed: int, probes: int = PROBES) -> dict[str, Any]:  # fmt: skip
     """Everything about `agent`, from `length` steps of every environment of `env`, which is reseeded and reset.
 
     Played as in training: sampled actions, training mode, with the noise of the core if it has any. gamma, trace_lambda and
-    unroll_length are the learner's. Parts that do not apply are None: "gates" of a core without, "probe" where there is no
-    cue, "credit" where no episode ends. Horizons and lengths may be infinite.
+    unroll_length are the learner's; the cue is probed at `probes` steps. Parts that do not apply are None: "gates" of a core
+    without, "probe" where there is no cue, "credit" where no episode ends. Horizons and lengths may be infinite.
     """
     env.seed(seed)
     was = agent.training
@@ -67,22 +70,25 @@ def diagnose(agent: Agent, env: Stream, *, length: int, unroll_length: int, gamm
         noting = _Noting(env)
         generator = torch.Generator(env.device).manual_seed(seed + 1)
         rollout, _ = collect(noting, agent, start(noting, agent), length, generator)
-        return _examine(agent, rollout, noting.cues, env, unroll_length, gamma, trace_lambda)
+        return _examine(agent, rollout, noting, unroll_length, gamma, trace_lambda, probes)
     finally:
         agent.train(was)
 
 
-def _examine(agent: Agent, rollout: Rollout, cues: list[Tensor | None], env: Stream, unroll_length: int, gamma: float,
-             trace_lambda: float) -> dict[str, Any]:  # fmt: skip
+def _examine(agent: Agent, rollout: Rollout, env: _Noting, unroll_length: int, gamma: float, trace_lambda: float,
+             probes: int) -> dict[str, Any]:  # fmt: skip
     core, first = agent.core, rollout.rows.first
     gated = diagnostics.has_gate(core)
     record = [*core.state_names, *(("keep", "write") if gated else ())]
     with torch.no_grad():
         output, _, traces = agent(rollout.rows, rollout.state, rollout.noise, record)
     probe = None
-    if cues[0] is not None:
+    if env.cues[0] is not None:
         states = torch.cat([traces[name].flatten(2).double() for name in core.state_names], -1)
-        probe = memory_probe(states, diagnostics.ages(first), torch.stack(cues)) or None
+        number = torch.stack(env.numbers)
+        shown = first.clone()
+        shown[1:] |= number[1:] != number[:-1]
+        probe = memory_probe(states, diagnostics.ages(shown), torch.stack(env.cues), probes) or None
     spec = env.spec
     return {
         "rows": rollout.ended.shape[0], "envs": rollout.ended.shape[1], "ends": diagnostics.ends(rollout),
@@ -127,16 +133,13 @@ def summary(report: dict[str, Any]) -> list[str]:
         lines.append("gates: this cell has no gate to record")
     gradient, parts = report["gradient"], []
     for name, norm in gradient["norm"].items():
-        length, at = gradient["decay_length"][name], min(report["unroll_length"], len(norm) - 1)
+        length, at = gradient["decay_length"][name], _at_rollout(report, norm)
         decay = "does not decay" if math.isinf(length) else f"decays over {length:.3g} rows" if length else "goes nowhere"
         parts.append(f"{name} {decay}, norm {norm[at]:.1e} at lag {at}")
     shown = parts[:4] + [f"and {len(parts) - 4} more"] * (len(parts) > 4)
     lines.append(f"gradient by lag: {'; '.join(shown)}; slow and fast path differ by {gradient['total_error']:.0e}")
     for name, found in (report["probe"] or {}).items():
-        best, last = max(found["accuracy"]), -1
-        m = report["memory_length"]
-        if m is not None and m <= found["step"][-1]:
-            last = min(range(len(found["step"])), key=lambda i: abs(found["step"][i] - m))
+        best, last = max(found["accuracy"]), _at_decision(report, found)
         lines.append(f"memory probe: {name} is read with {found['accuracy'][last]:.1%} [{found['low'][last]:.1%}, "
                      f"{found['high'][last]:.1%}] {found['step'][last]} steps after it, at best {best:.1%} "
                      f"(chance {found['chance'][last]:.0%})")  # fmt: skip
@@ -151,6 +154,35 @@ def summary(report: dict[str, Any]) -> list[str]:
     else:
         lines.append("credit: no episode ended")
     return lines
+
+
+def scalars(report: dict[str, Any]) -> dict[str, float]:
+    """What training logs of a diagnosis: a number for each thing that `summary` says, but for the gates."""
+    gradient = report["gradient"]
+    found = {"replay_error": report["replay_error"], "total_error": gradient["total_error"]}
+    for name, norm in gradient["norm"].items():
+        found |= {f"decay_length_{name}": gradient["decay_length"][name], f"norm_{name}": norm[_at_rollout(report, norm)]}
+    for name, read in (report["probe"] or {}).items():
+        at = _at_decision(report, read)
+        found |= {f"probe_{name.replace(' ', '_')}_{key}": read[key][at] for key in ("accuracy", "chance")}
+    if credit := report["credit"]:
+        c, share = report["credit_length"], credit["by_end"]["share"]
+        found |= {"credit_last": share[0], "credit_first": credit["by_row"]["share"][0], "credit_total": credit["total"]}
+        found |= {} if c is None else {"credit_in_length": sum(share[:c])}
+        found |= {name: credit[name] for name in ("value_at_start", "value_at_decision")}
+    return found
+
+
+def _at_rollout(report: dict[str, Any], norm: list[float]) -> int:
+    """The lag of the learner's rollout, or the greatest there is."""
+    return min(report["unroll_length"], len(norm) - 1)
+
+
+def _at_decision(report: dict[str, Any], probe: dict[str, list]) -> int:
+    """The place in a probe's lists of the step at which the task asks for the cue; of the last where that is not known."""
+    m, steps = report["memory_length"], probe["step"]
+    known = m is not None and m <= steps[-1]
+    return min(range(len(steps)), key=lambda i: abs(steps[i] - m)) if known else -1
 
 
 def plain(value: Any) -> Any:

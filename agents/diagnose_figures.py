@@ -118,9 +118,9 @@ def _probe(axes, report: dict[str, Any]) -> None:
         axes[0].plot(step, found["accuracy"], color=colour, label=name, marker="." if len(step) < 30 else None)
         axes[0].plot(step, found["chance"], color=colour, linewidth=1, linestyle="--")
         axes[1].plot(step, found["episodes"], color=colour, label=name)
-    axes[0].set(ylim=(-0.02, 1.04), xlabel="steps since the episode's first row", ylabel="accuracy, 95 % interval",
+    axes[0].set(ylim=(-0.02, 1.04), xlabel="steps since the cue's first row", ylabel="accuracy, 95 % interval",
                 title="A linear probe reads the cue (dashed: chance)")  # fmt: skip
-    axes[1].set(xlabel="steps since the episode's first row", ylabel="episodes", title="Episodes it is measured on")
+    axes[1].set(xlabel="steps since the cue's first row", ylabel="episodes", title="Episodes it is measured on")
     axes[1].set_ylim(bottom=0)
     _mark(axes[0], m or None, f"memory needed: {m}")
     _legend(axes[0], loc="lower left")

@@ -15,11 +15,9 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from agents.agent import Agent
-from agents.evaluate import evaluating
 from agents.losses import log_prob
 from agents.returns import vtrace
-from agents.rollout import Carry, Rollout
-from envs.env import Step
+from agents.rollout import Rollout
 from memory_cells.cells import Cell, State
 from memory_cells.unroll import reset, unroll
 
@@ -88,20 +86,20 @@ def has_gate(core: Cell) -> bool:
     return getattr(core, "gate", None) is not None
 
 
-def gates_now(agent: Agent, carry: Carry) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Of the agent on the row at hand of every environment, in evaluation mode: `gate_levels`, and for histograms all
-    keeps, (B, H), and log10 of the units' horizons, (H,), up to 1e6. ({}, {}) for a core without a gate.
+def gates_of(agent: Agent, rollout: Rollout) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Of the agent as it stands on the rows of a rollout, with the noise that was drawn for them: `gate_levels`, and for
+    histograms the keeps of some of the rows, (16 at most, B, H), and log10 of the units' horizons, (H,), up to 1e6. ({}, {})
+    for a core without a gate.
 
     Draws nothing and changes nothing, so a run that asks for it is the same run.
     """
     if not has_gate(agent.core):
         return {}, {}
-    with torch.no_grad(), evaluating(agent):
-        row = Step(*(x.unsqueeze(0) for x in carry.row))
-        _, _, traces = agent(row, carry.state, record=("keep", "write"))
-    keep = traces["keep"][0]
-    reach = horizons(keep.double().mean(0)).clamp(max=1e6).log10()
-    return gate_levels(keep, traces["write"][0]), {"keep": keep, "log10_horizon": reach}
+    with torch.no_grad():
+        _, _, traces = agent(rollout.rows, rollout.state, rollout.noise, record=("keep", "write"))
+    keep = traces["keep"]
+    reach = horizons(keep.double().flatten(0, 1).mean(0)).clamp(max=1e6).log10()
+    return gate_levels(keep, traces["write"]), {"keep": keep[:: -(-len(keep) // 16)], "log10_horizon": reach}
 
 
 # --- gradient by lag -------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from torch import Tensor
 FOLDS = 5
 #: strength of the ridge, per episode
 RIDGE = 0.1
-#: episodes that a row needs for its probe
-FEWEST = 4 * FOLDS
+#: episodes that a step needs for its probe, and is given at most
+FEWEST, MOST_EPISODES = 4 * FOLDS, 4096
 
 
 def targets(cue: Tensor) -> dict[str, Tensor]:
@@ -52,31 +52,30 @@ def cross_validated(x: Tensor, classes: Tensor, folds: int = FOLDS) -> Tensor:
     return right
 
 
-def memory_probe(states: Tensor, age: Tensor, cue: Tensor, most: int = 64) -> dict[str, dict[str, Any]]:
+def memory_probe(states: Tensor, age: Tensor, cue: Tensor, most: int) -> dict[str, dict[str, Any]]:
     """For each of `targets`: the accuracy of `cross_validated` by the step since the cue.
 
-    states (T, B, D), the core's whole state after every row; age (T, B) as `diagnostics.ages`; cue (T, B, k). The cue to be
-    read is that of the episode's first row, all along the episode, and an episode counts at a step if it has that row; at
-    most `most` steps, at equal distances, are probed, each by its own probe, and none with under 20 episodes. Lists:
-    "step", "accuracy" with its 95 % Wilson "low" and "high", "chance" (the share of the commonest class) and "episodes".
-    An environment whose cue is shown later, or changes, has its curve start at chance, or fall back to it.
+    states (T, B, D), the core's whole state after every row; cue (T, B, k); age (T, B): rows since it was new. What is to be
+    read is the cue of the row itself. At most `most` steps, at equal distances, are probed, each by its own probe on
+    MOST_EPISODES rows at most, and none with under 20. Lists: "step", "accuracy" with its 95 % Wilson "low" and "high",
+    "chance" (the share of the commonest class) and "episodes". An environment that shows its cue later has its curve start
+    at chance.
     """
     from scipy import stats  # slow to import
 
-    T = age.shape[0]
-    starts = (age == 0).nonzero()  # (N, 2): row and environment, in order of the rows
-    asked = targets(cue[starts[:, 0], starts[:, 1]])
+    asked = {name: classes.view_as(age) for name, classes in targets(cue.flatten(0, 1)).items()}
     found = {name: {key: [] for key in ("step", "accuracy", "low", "high", "chance", "episodes")} for name in asked}
     longest = int(age.max())
     for step in torch.linspace(0, longest, min(most, longest + 1)).round().int().tolist():
-        row, env = (starts[:, 0] + step).clamp(max=T - 1), starts[:, 1]
-        there = (starts[:, 0] + step < T) & (age[row, env] == step)
+        row, env = (age == step).nonzero(as_tuple=True)  # in order of the rows
+        n = min(len(row), MOST_EPISODES)
+        some = torch.arange(n, device=age.device) * len(row) // max(n, 1)
+        row, env = row[some], env[some]
         for name, classes in asked.items():
-            own = classes[there].unique(return_inverse=True)
-            n = len(own[1])
+            own = classes[row, env].unique(return_inverse=True)
             if n < FEWEST or len(own[0]) < 2:
                 continue
-            right = int(cross_validated(states[row[there], env[there]], own[1]).sum())
+            right = int(cross_validated(states[row, env], own[1]).sum())
             wilson = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
             now = (step, right / n, float(wilson.low), float(wilson.high), float(own[1].bincount().max()) / n, n)
             for key, value in zip(found[name], now, strict=True):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from agents import checkpoint
-from agents.diagnostics import gates_now
+from agents.diagnostics import gates_of
 from agents.evaluate import Stopped
 from agents.progress import Progress
 from agents.runlog import MetricsLog, RunError, TensorBoardMirror
@@ -110,10 +110,12 @@ class Session:
 
     def __init__(self, run_dir: Path, trainer: Trainer, *, log_every: int, checkpoint_every: int, keep: int,
                  evaluate_every: int = 0, watch: Callable[[Interrupt], float] | None = None,
-                 stop_at_success: float | None = None, diagnose_every: int = 0):  # fmt: skip
+                 stop_at_success: float | None = None, diagnose_every: int = 0, examine_every: int = 0,
+                 examine: Callable[[], dict[str, float]] | None = None):  # fmt: skip
         self.run_dir, self.trainer, self.keep = run_dir, trainer, keep
         self.log_every, self.checkpoint_every, self.evaluate_every = log_every, checkpoint_every, evaluate_every
         self.watch, self.stop_at_success, self.diagnose_every = watch, stop_at_success, diagnose_every
+        self.examine, self.examine_every = examine, examine_every
         if checkpoint.list_checkpoints(run_dir) and not (run_dir / "metrics.jsonl").exists():
             raise RunError(f"{run_dir / 'metrics.jsonl'} is missing; without its record the run cannot go on")
         self.metrics = MetricsLog(run_dir / "metrics.jsonl")
@@ -174,10 +176,9 @@ class Session:
                 if self.pending is None:
                     with interrupt.bounded(lambda: self.last_words(progress)):
                         log = trainer.iterate()
-                    row = self._row(log) if trainer.update % self.log_every == 0 or trainer.done else {}
-                    if self.diagnose_every and trainer.update % self.diagnose_every == 0:
-                        gates, histograms = gates_now(trainer.learner.agent, trainer.carry)
-                        row |= {f"gates/{name}": value for name, value in gates.items()}
+                        row = self._row(log) if trainer.update % self.log_every == 0 or trainer.done else {}
+                        found, histograms = self._looks()
+                    row |= found
                 else:
                     row, self.pending = self.pending, None
                 if self.watch and self.evaluate_every and trainer.update % self.evaluate_every == 0:
@@ -219,6 +220,16 @@ class Session:
         """The record of one moment: episodes since the last row, and the last update's losses and diagnostics."""
         row = {f"train/{name}": value for name, value in self.trainer.tracker.read().items()}
         return row | {f"learner/{name}": value.item() for name, value in log.items()}
+
+    def _looks(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        """What the diagnostics that are due after this update say: scalars, histograms."""
+        trainer, found, histograms = self.trainer, {}, {}
+        if self.diagnose_every and trainer.update % self.diagnose_every == 0:
+            gates, histograms = gates_of(trainer.learner.agent, trainer.rollout)
+            found |= {f"gates/{name}": value for name, value in gates.items()}
+        if self.examine and self.examine_every and trainer.update % self.examine_every == 0:
+            found |= {f"diagnose/{name}": value for name, value in self.examine().items()}
+        return found, histograms
 
     def close(self) -> None:
         self.metrics.close()

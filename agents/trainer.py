@@ -55,6 +55,7 @@ class Trainer:
         self.recorder = recorder
         self._record()
         self.step = self.update = 0
+        self.rollout: Rollout | None = None  # the last one, for diagnostics
         if stagger_episodes and not full_episode:
             self.carry, self.step = stagger(env, learner.actor, self.generator)
             if self.done:
@@ -76,8 +77,8 @@ class Trainer:
             self.carry = start(self.env, self.learner.actor)
             if self.scale:
                 self.scale.discounted.zero_()  # no row of an episode's start clears it
-        rollout, valid, self.carry = self._roll(self.carry)
-        log = self.learner.update(rollout, valid)
+        self.rollout, valid, self.carry = self._roll(self.carry)
+        log = self.learner.update(self.rollout, valid)
         self.step += int(valid.sum())
         self.update += 1
         return log

@@ -169,6 +169,7 @@ class TrainConfig:
     evaluate_every: int = leaf(20, "updates between greedy evaluations; 0: only at the end", min=0)
     evaluate_episodes: int = leaf(256, "episodes of each of them", min=1, max=1_000_000)
     diagnose_every: int = leaf(20, "updates between looks at the gates (gates/ in the record, histograms); 0: never", min=0)
+    examine_every: int = leaf(200, "updates between looks at gradients by lag, memory and credit (diagnose/); 0: never", min=0)
     stop_at_success: float | None = leaf(None, "stop once such an evaluation's success rate reaches this", min=0, max=1)
     film: bool = leaf(False, "film two episodes at the end, into the run's folder and TensorBoard")
 

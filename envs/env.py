@@ -107,6 +107,10 @@ class Stream(ABC):
         """(B, k) float32, k >= 1: what is hidden and must be remembered; None where there is no such thing."""
         return None
 
+    def cues_before(self, state: Any) -> Tensor:
+        """(B,) int64: how many cues the episode has had before this one; 0 all along where an episode has one."""
+        return torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
+
     def render(self, index: Sequence[int] | None = None) -> np.ndarray:
         """Draw the present state: (B, h, w, 3) uint8, or only the environments in `index`, in that order."""
         raise NotImplementedError(f"{type(self).__name__} has no renderer")

@@ -169,6 +169,9 @@ class RewriteTMaze(Series):
     def turn(self, state: RewriteState) -> Tensor:
         return state.turn
 
+    def cues_before(self, state: RewriteState) -> Tensor:
+        return state.corridor
+
     def act(self, state: RewriteState, action: Tensor) -> tuple[RewriteState, Tensor, Tensor, Tensor]:
         there = self.at_junction(state)
         right = there & (action == self.turn(state))

@@ -49,7 +49,7 @@ CASES = {name: [f"cell={name}", "agent.minibatches=2", "agent.reuse=2"] for name
     "coins up to a point": ["cell=hdetach-lstm", "cell.p_detach=0.9", "cell.detach_until=0.5", "agent=impala",
                             "agent.actor_lag=3", "agent.minibatches=1"],
     "rare sights": ["cell=ur-lstm", "agent=long"],
-    "gates watched": ["cell=cr-lstm", "train.diagnose_every=1", "agent.actor_lag=2"],
+    "looked into": ["cell=cr-lstm", "train.diagnose_every=1", "train.examine_every=2", "agent.actor_lag=2"],
     "until solved": ["cell=lstm", "train.stop_at_success=0", "train.evaluate_every=5"],
 }
 EVERY_3 = "train.evaluate_every=3"

@@ -12,12 +12,14 @@ import build
 import evaluate_agent
 import train_agent
 from agents.agent import Agent
+from agents.checkpoint import flatten
 from agents.diagnose import recording_size
-from agents.diagnostics import gates_now
+from agents.diagnostics import gates_of
 from agents.encoders import VectorEncoder
 from agents.runlog import TensorBoardMirror, read_metrics
 from agents.session import Interrupt, Session
 from configs.load import load_config
+from envs.env import Step
 from memory_cells.cells import Memoryless
 
 TINY = [
@@ -33,24 +35,46 @@ def watched(tmp_path_factory):
     and 10 comes before 9."""
     run = tmp_path_factory.mktemp("diagnose") / "run"
     script = Path(train_agent.__file__)
-    subprocess.run([sys.executable, script, *TINY, "train.diagnose_every=3", f"run_dir={run}"], check=True)
+    often = ["train.diagnose_every=3", "train.examine_every=4"]
+    subprocess.run([sys.executable, script, *TINY, *often, f"run_dir={run}"], check=True)
     return run
 
 
-def test_looking_at_the_gates_changes_nothing():
-    config = load_config([*TINY, "cell=zoneout-lstm"], build.KNOWN_CELLS)
-    one, two = (build.make_trainer(config, torch.device("cpu")) for _ in range(2))
+@pytest.mark.parametrize("cell", ["zoneout-lstm", "hdetach-lstm", "noisy-lstm", "g-lstm", "lru", "nru"])
+def test_looking_into_an_agent_changes_nothing(cell):
+    config, cpu = load_config([*TINY, f"cell={cell}"], build.KNOWN_CELLS), torch.device("cpu")
+    one, two = (build.make_trainer(config, cpu) for _ in range(2))
+    examine = build.examiner(config, one.learner.agent, cpu)
     for _ in range(3):
-        found, histograms = gates_now(one.learner.agent, one.carry)
-        assert 0 < found["keep_mean"] < 1 and histograms["keep"].shape == (8, 8) and histograms["log10_horizon"].shape == (8,)
         logs = one.iterate(), two.iterate()
         assert all(torch.equal(a, b) for a, b in zip(*(log.values() for log in logs), strict=True))
-    left, right = one.state(), two.state()
-    assert all(torch.equal(left["generators"][k], right["generators"][k]) for k in left["generators"])
+        gates_of(one.learner.agent, one.rollout)
+        found = examine()
+        assert found == examine()
+    left, right = (flatten("trainer", trainer.state()) for trainer in (one, two))
+    assert left[1] == right[1] and all(torch.equal(left[0][k], right[0][k]) for k in left[0] | right[0])
     assert one.learner.agent.training
-    torch.testing.assert_close(torch.tensor(found["horizon_q50"]).log10(), histograms["log10_horizon"].median().float(),
-                               rtol=0.2, atol=0)  # fmt: skip
-    assert gates_now(Agent(VectorEncoder((2,), 0, 4), 4, Memoryless(4, 4)), one.carry) == ({}, {})
+    assert found["total_error"] < 1e-3 and found["replay_error"] < 1e-4 and 0 <= found["credit_in_length"] <= 1
+
+
+def test_the_gates_of_a_rollout():
+    config = load_config([*TINY, "cell=cr-lstm", "agent.full_episode=true"], build.KNOWN_CELLS)
+    trainer = build.make_trainer(config, torch.device("cpu"))
+    trainer.iterate()
+    agent, rollout = trainer.learner.agent, trainer.rollout
+    found, histograms = gates_of(agent, rollout)
+    T = rollout.rows.first.shape[0]
+    assert T == 7 and histograms["keep"].shape == (T, 8, 8)  # all phases of the episode
+    with torch.no_grad():
+        _, _, traces = agent(rollout.rows, rollout.state, rollout.noise, record=("keep", "write"))
+    assert torch.equal(histograms["keep"], traces["keep"])
+    assert found["keep_mean"] == pytest.approx(float(traces["keep"].mean()))
+    assert found["write_open"] == pytest.approx(float((traces["write"] > 0.95).double().mean()))
+    mean = traces["keep"].double().mean((0, 1))
+    torch.testing.assert_close(histograms["log10_horizon"], (1 / (1 - mean)).log10())
+    longer = rollout._replace(rows=Step(*(torch.cat([x] * 5) for x in rollout.rows)), noise=())
+    assert len(gates_of(agent, longer)[1]["keep"]) == 12  # every third of 35 rows
+    assert gates_of(Agent(VectorEncoder((2,), 0, 4), 4, Memoryless(4, 4)), rollout) == ({}, {})
 
 
 def test_the_record_and_tensorboard(watched):
@@ -65,7 +89,12 @@ def test_the_record_and_tensorboard(watched):
     events = EventAccumulator(str(watched / "tensorboard"), size_guidance={"histograms": 0})
     events.Reload()
     tags = events.Tags()
-    assert {tag.split("/")[0] for tag in tags["scalars"]} == {"train", "learner", "gates", "time", "final"}
+    assert {tag.split("/")[0] for tag in tags["scalars"]} == {"train", "learner", "gates", "diagnose", "time", "final"}
+    examined = [row for row in rows if "diagnose/replay_error" in row]
+    assert [row["update"] for row in examined] == [u for u in range(1, rows[-1]["update"] + 1) if u % 4 == 0]
+    assert {"diagnose/norm_c", "diagnose/decay_length_h", "diagnose/probe_cue_0_accuracy", "diagnose/probe_cue_0_chance",
+            "diagnose/credit_in_length", "diagnose/value_at_decision"} <= set(examined[-1])  # fmt: skip
+    assert [e.step for e in events.Scalars("diagnose/norm_c")] == [row["step"] for row in examined]
     steps = [row["step"] for row in rows if "gates/keep_mean" in row]
     assert sorted(tags["histograms"]) == ["gates/keep", "gates/log10_horizon"]
     assert [e.step for e in events.Histograms("gates/keep")] == steps

@@ -45,6 +45,28 @@ def test_the_memoryless_cell_is_at_chance():
     assert report["gates"] is None and "gates: this cell has no gate to record" in summary(report)
 
 
+class Latest(CountingCell):
+    """Holds the row that last showed a cue."""
+
+    def project(self, x):
+        return (x,)
+
+    def step(self, z, state):
+        return torch.where(z[0][:, 1:2] != 0, z[0], state[0]), state[1]
+
+
+def test_a_cue_that_replaces_another_is_read_from_its_own_first_row_on():
+    env = make("tmaze_rewrite", num_envs=256, device="cpu", seed=0, corridor_length=2, corridors=3)
+    twin = make("tmaze_rewrite", num_envs=256, device="cpu", seed=0, corridor_length=2, corridors=3, cue_visible=True)
+    report = diagnose(Agent(Same(), 3, Latest(3)), env, length=40, unroll_length=8, gamma=0.99, trace_lambda=0.95, seed=5)
+    (found,) = report["probe"].values()
+    assert min(found["accuracy"]) == 1 and found["step"][:3] == [0, 1, 2]
+    report = diagnose(Agent(Same(), 3, Memoryless(4, 8)), twin, length=40, unroll_length=8, gamma=0.99, trace_lambda=0.95,
+                      seed=5)  # fmt: skip
+    (shown,) = report["probe"].values()
+    assert min(shown["accuracy"]) == 1  # what is to be read is the cue of the row itself
+
+
 def test_what_there_is_to_read():
     bits = torch.tensor([[1.0, -1], [1, 1], [-1, 1], [-1, 1]])
     assert {n: c.tolist() for n, c in targets(bits).items()} == {"cue 0": [1, 1, 0, 0], "cue 1": [0, 1, 1, 1]}
@@ -75,6 +97,12 @@ def test_an_episode_counts_while_it_lasts():
     """Two environments of episodes of 3 and 1 rows; only what is there is probed."""
     age = torch.stack([torch.arange(90) % 3, torch.zeros(90, dtype=torch.int64)], 1)
     cue = torch.randint(2, (90, 2, 1), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
-    (found,) = memory_probe(cue, age, cue).values()
+    (found,) = memory_probe(cue, age, cue, 64).values()
     assert found["step"] == [0, 1, 2] and found["episodes"] == [120, 30, 30] and found["accuracy"][0] == 1
-    assert memory_probe(cue[:9], age[:9], cue[:9]) == {}  # too few
+    assert memory_probe(cue[:9], age[:9], cue[:9], 64) == {}  # too few
+
+
+def test_of_many_episodes_some_are_enough():
+    cue = torch.randint(2, (5000, 1, 1), generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+    (found,) = memory_probe(cue, torch.zeros(5000, 1, dtype=torch.int64), cue, 64).values()
+    assert found["episodes"] == [4096] and found["accuracy"] == [1]
