@@ -135,6 +135,8 @@ def _walk(node: yaml.Node, prefix: str, where: str, into: dict[str, Leaf], secti
         for clash in [prefix, *parents]:
             if clash in into or (clash == prefix and clash in sections):
                 first = into[clash].origin if clash in into else sections[clash]
+                if clash in into and clash != prefix:
+                    raise ConfigError(f"{origin}: {show(prefix)} cannot be set, for {show(clash)} is a single value ({first})")
                 raise ConfigError(f"{origin}: {show(prefix)} is given twice (first {first})")
         sections.update(dict.fromkeys(parents, origin))
         try:

@@ -13,7 +13,7 @@ SUITE is a name under configs/suites/ or a path. A suite is strict YAML (configs
       tmaze_passive:
         lengths: 10, 20                                       # a task each
         train.steps: 5e5                                      # of this environment, over `settings`
-      tmaze_active: {levels: easy}
+      tmaze_active: {levels: easy, defaults: {agent: long}}   # groups of this environment's runs
 
 The command line's options replace the suite's and its settings go over all others. `envs=NAME` takes the suite's lengths,
 levels and settings of NAME where it has some; `envs=NAME-LEVEL` only its settings.
@@ -120,22 +120,21 @@ def _sections(leaves: list[Leaf], path: Path) -> tuple[Leaves, Leaves, dict[str,
         elif head == "settings" and rest:
             _check_setting(found, rest, ())
             settings[rest] = found
-        elif head == "defaults" and rest in CHOOSABLE:
-            settings[rest] = found
+        elif head == "defaults" and rest:
+            settings[_group(found, rest)] = found
         elif head == "envs" and rest:
             env, _, key = rest.partition(".")
             if env not in ENVS:
                 raise ConfigError(f"{found.origin}: unknown env {show(env)}{nearest(env, list(ENVS))}")
             section = envs.setdefault(env, {})
             if key:
-                if key not in OF_AN_ENV:
+                if key.startswith("defaults."):
+                    key = _group(found, key.removeprefix("defaults."))
+                elif key not in OF_AN_ENV:
                     _check_setting(found, key, OF_AN_ENV)
                 section[key] = found._replace(key=key)
             elif found.value is not None:
                 raise ConfigError(f"{found.origin}: envs.{env} is a section: lengths, levels and settings")
-        elif head == "defaults" and rest:
-            _check_setting(found, rest, CHOOSABLE)
-            raise ConfigError(f"{found.origin}: defaults chooses {' and '.join(CHOOSABLE)}, no {show(rest)}")
         elif head in SECTIONS:
             raise ConfigError(f"{found.origin}: {head} is a section, not a single value")
         else:
@@ -144,6 +143,14 @@ def _sections(leaves: list[Leaf], path: Path) -> tuple[Leaves, Leaves, dict[str,
     if "cells" not in options or not envs:
         raise ConfigError(f"in {path}: a suite needs cells and envs")
     return options, settings, envs
+
+
+def _group(found: Leaf, key: str) -> str:
+    """`key`, if it is a group that a suite chooses."""
+    if key not in CHOOSABLE:
+        _check_setting(found, key, CHOOSABLE)
+        raise ConfigError(f"{found.origin}: defaults chooses {' and '.join(CHOOSABLE)}, no {show(key)}")
+    return key
 
 
 def _check_setting(found: Leaf, key: str, others: Sequence[str]) -> None:

@@ -302,7 +302,7 @@ def test_possible_combinations(tokens):
     ("train:\n  step: 3\n", ["mine.yaml line 2", "did you mean train.steps?"]), ("seed: x\n", ["line 1", "an integer"]),
     ("seed: 1\nseed: 2\n", ["line 2", "given twice"]), ("env: {corridor_length: 3}\nenv.corridor_length: 4", ["twice"]),
     ("env:\n  corridor_length: 1\nenv:\n  oracle_length: 1\n", ["twice"]), ("seed.x: 1\nseed: 2", ["twice"]),
-    ("seed: 1\nseed.x: 2", ["twice"]), ("run_dir: 2026\n", ["quote it"]), ("agent.optimizer: [adam]", ["is a list"]),
+    ("seed: 1\nseed.x: 2", ["single value"]), ("run_dir: 2026\n", ["quote it"]), ("agent.optimizer: [adam]", ["is a list"]),
     ("env: tmaze_active\n", ["is a section", "defaults: {env: tmaze_active}"]), ("train: 3\n", ["is a section"]),
     ("env: {}\n- x", ["mine.yaml line 2"]), ("[]", ["key: value"]), ("3", ["key: value"]), ("a: b: c", ["line 1"]),
     ("defaults: {environment: tmaze_active}", ["no group 'environment'", "choose from cell, env, agent"]),

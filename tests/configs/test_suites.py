@@ -44,6 +44,14 @@ def test_a_file_chooses_the_learner_and_the_command_line_another(tmp_path):
     assert {config.agent.policy_loss for config in configs(read_suite([str(path), "agent=vtrace"], CELLS)).values()} == {"pg"}
 
 
+def test_an_environment_chooses_its_own_learner_and_sets_it(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT.replace("  tmaze_bakker:", "  tmaze_bakker: {defaults: {agent: ppo}, agent.minibatches: 2}"))
+    for config in configs(read_suite([str(path)], CELLS)).values():
+        own = config.env.name == "tmaze_bakker"
+        assert (config.agent.policy_loss, config.agent.minibatches) == (("ppo", 2) if own else ("pg", 4))
+
+
 @pytest.mark.parametrize("name", suites())
 def test_every_suite_means_something(name):
     """Every cell on one task and every task with one cell, as load_config understands it."""
@@ -161,6 +169,8 @@ def test_slips_on_the_command_line(suite, tokens, words):
     ("seeds: 2", "defaults: {agent: ppoo}", ["unknown agent 'ppoo'", "did you mean ppo?"]),
     ("seeds: 2", "defaults: {agnt: ppo}", ["did you mean agent?"]), ("seeds: 2", "defaults: {cell: gru}", ["write cells="]),
     ("seeds: 2", "defaults: {device: cpu}", ["chooses agent and aux"]), ("seeds: 2", "defaults: 3", ["is a section"]),
+    ("tmaze_bakker:", "tmaze_bakker: {defaults: {agnt: ppo}}", ["line 12", "did you mean agent?"]),
+    ("tmaze_bakker:", "tmaze_bakker: {agent: ppo, agent.reuse: 2}", ["'envs.tmaze_bakker.agent' is a single value"]),
 ])  # fmt: skip
 def test_slips_in_a_file(tmp_path, old, new, words):
     assert TEXT.count(old) == 1
