@@ -31,7 +31,7 @@ import torch
 import record_video
 import train_agent
 from agents import cost, pool, reach
-from agents.checkpoint import CheckpointError
+from agents.checkpoint import CheckpointError, list_checkpoints
 from agents.digest import control_lines, ranking_lines, remarks
 from agents.figures import draw_all
 from agents.film import FilmError
@@ -325,7 +325,7 @@ def _diagnosis(run_dir: Path) -> dict[str, Any]:
 
 def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
     """A film of the best cell on each task (by mean success, then by steps to solve; of those whose runs are all done), of
-    its first run, made once; caption -> file."""
+    its first run that has a checkpoint, made once; caption -> file."""
     tasks: dict[Any, dict[str, list[Result]]] = {}
     for result in results:
         tasks.setdefault(result.slot.task, {}).setdefault(result.slot.cell, []).append(result)
@@ -336,7 +336,8 @@ def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
             continue
         best = max(groups, key=lambda runs: (sum(run.success for run in runs),
                                              -sum(run.solved_at or run.slot.budget for run in runs)))  # fmt: skip
-        slot, success = best[0].slot, best[0].success
+        filmed = next((run for run in best if list_checkpoints(run.slot.folder)), best[0])
+        slot, success = filmed.slot, filmed.success
         path = out / "films" / f"{slot.folder.name}.mp4"
         try:
             if not path.is_file():

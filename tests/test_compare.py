@@ -218,8 +218,12 @@ def test_the_best_cell_is_filmed_unless_a_run_of_it_failed(tmp_path, monkeypatch
     filmed = []
     monkeypatch.setattr(compare_cells.record_video, "parse", lambda argv: Path(argv[0]))
     monkeypatch.setattr(compare_cells.record_video, "film", filmed.append)
-    compare_cells.films(tmp_path, compared("memoryless lstm gru", {"tmaze_passive": (10,), "tmaze_bakker": (10,)}, 2, rule))
+    results = compared("memoryless lstm gru", {"tmaze_passive": (10,), "tmaze_bakker": (10,)}, 2, rule)
+    compare_cells.films(tmp_path, results)
     assert filmed == [Path("tmaze_passive-10-lstm-s1")]
+    monkeypatch.setattr(compare_cells, "list_checkpoints", lambda run: [run] if run.name.endswith("s2") else [])
+    compare_cells.films(tmp_path, results)
+    assert filmed[1:] == [Path("tmaze_passive-10-lstm-s2")]
 
 
 def test_what_was_made_with_other_settings_is_refused(suite, tmp_path, capsys):
