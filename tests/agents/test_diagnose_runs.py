@@ -1,6 +1,7 @@
 """Gates watched in training, TensorBoard, and the diagnosis of a run."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,10 @@ from agents.diagnostics import gates_of
 from agents.encoders import VectorEncoder
 from agents.runlog import TensorBoardMirror, read_metrics
 from agents.session import Interrupt, Session
+from configs.groups import ENVS
 from configs.load import load_config
 from envs.env import Step
+from memory_cells import VARIANTS
 from memory_cells.cells import Memoryless
 
 TINY = [
@@ -55,6 +58,26 @@ def test_looking_into_an_agent_changes_nothing(cell):
     assert left[1] == right[1] and all(torch.equal(left[0][k], right[0][k]) for k in left[0] | right[0])
     assert one.learner.agent.training
     assert found["total_error"] < 1e-3 and found["replay_error"] < 1e-4 and 0 <= found["credit_in_length"] <= 1
+
+
+def looked_into(*tokens):
+    """What training would log of a fresh agent."""
+    sizes = [t for t in TINY if not t.startswith(("smoke", "env.", "train.evaluate"))]
+    config, cpu = load_config([*sizes, "train.unroll_length=16", *tokens], build.KNOWN_CELLS), torch.device("cpu")
+    found = build.examiner(config, build.make_agent(config, build.make_env(config, 1, cpu, seed=0)), cpu)()
+    assert found["replay_error"] < 1e-3 and found["total_error"] < 1e-2
+    assert not any(math.isnan(value) for value in found.values())
+    return found
+
+
+@pytest.mark.parametrize("cell", VARIANTS)
+def test_every_cell_can_be_looked_into(cell):
+    assert "probe_cue_0_accuracy" in looked_into("env=tmaze_passive", "env.corridor_length=5", f"cell={cell}")
+
+
+@pytest.mark.parametrize("env", ENVS)
+def test_every_environment_can_be_played_for_a_look(env):
+    looked_into(f"env={env}", "cell=ur-lstm", *(["env.id=CartPole-v1"] if env == "gymnasium" else []))
 
 
 def test_the_gates_of_a_rollout():
