@@ -141,6 +141,7 @@ class Env(Stream):
     obs_values: ClassVar[tuple[int, ...] | None] = None
     obs_low: float = -1.0  # bounds of every entry of an observation, for adapters
     obs_high: float = 1.0
+    gym_attributes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self, num_envs: int, device: str | torch.device = "cpu", seed: int = 0, cue_visible: bool = False
@@ -215,6 +216,10 @@ class Env(Stream):
         """(reward float64, terminated, truncated), (B,) each, of the row that was just made."""
         terminated = row.discount == 0.0
         return row.reward.double(), terminated, self.ended & ~terminated
+
+    def gym_attribute(self, name: str) -> Any:
+        """What a single environment shows under one of the names in `gym_attributes`: of the first copy, to be read only."""
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     # The stream.
 

@@ -59,10 +59,12 @@ def make_vector(
 class GymEnv(gymnasium.Env[Any, np.int64]):
     """One environment (`env.num_envs == 1`) as a `gymnasium.Env`, on numpy arrays.
 
-    `info` holds "success" (bool) on the last step of an episode and is empty otherwise.
+    `info` holds "success" (bool) on the last step of an episode and is empty otherwise. A MiniGrid environment also has
+    what minigrid's wrappers read (`unwrapped.grid`, `agent_pos`, `get_frame`, ...: envs/minigrid_mirror.py).
 
     Raises:
         ValueError: env has more than one environment; render_mode unknown; an action outside the action space.
+        AttributeError: something is assigned to one of minigrid's names, which would change a mirror alone.
     """
 
     metadata = {"render_modes": RENDER_MODES, "render_fps": 15}
@@ -74,6 +76,16 @@ class GymEnv(gymnasium.Env[Any, np.int64]):
         self.render_mode = _checked_mode(render_mode)
         self.observation_space, self.action_space = _spaces(env)
         self._seeded = False
+
+    def __getattr__(self, name: str) -> Any:
+        if "env" not in self.__dict__ or name not in self.env.gym_attributes:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return self.env.gym_attribute(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "env" in self.__dict__ and name in self.env.gym_attributes:
+            raise AttributeError(f"{name} can only be read here; env.load_minigrid takes the state of a minigrid environment")
+        super().__setattr__(name, value)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

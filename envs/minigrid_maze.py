@@ -99,3 +99,20 @@ def _grid(height: int, width: int, end: int, cue: int, top: int) -> np.ndarray:
     grid[c - 1, 1] = CUES[cue]
     grid[c - 2, end + 1], grid[c + 2, end + 1] = CUES[1 - top], CUES[top]
     return grid
+
+
+def stream_to_bytes(stream: np.random.Generator) -> Tensor:
+    """All of a stream of `numpy.random.PCG64`, (64,) uint8, to save it with tensors."""
+    state = stream.bit_generator.state
+    numbers = (state["state"]["state"], state["state"]["inc"], state["has_uint32"], state["uinteger"])
+    raw = b"".join(number.to_bytes(16, "little") for number in numbers)
+    return torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
+
+
+def stream_from_bytes(stream: np.random.Generator, row: Tensor) -> None:
+    """Go on where the stream was that `row` was made of."""
+    raw = row.cpu().numpy().tobytes()
+    state, inc, has_uint32, uinteger = (int.from_bytes(raw[i : i + 16], "little") for i in range(0, 64, 16))
+    stream.bit_generator.state = {
+        "bit_generator": "PCG64", "state": {"state": state, "inc": inc}, "has_uint32": has_uint32, "uinteger": uinteger
+    }  # fmt: skip

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.env import Env, Spec, Step, at_least
-from envs.minigrid_maze import CUES, Maze, make_maze
+from envs.env import Spec, Step, at_least
+from envs.minigrid_maze import CUES, Maze, make_maze, stream_from_bytes, stream_to_bytes
+from envs.minigrid_mirror import Mirrored
 from envs.minigrid_optimum import figures
 from envs.minigrid_render import grid_frames
-from envs.minigrid_view import EMPTY, OBS_VALUES, View, ahead, inject, unpack
+from envs.minigrid_view import EMPTY, OBS_VALUES, View, World, ahead, inject, unpack
 
 MISSION = "go to the matching object at the end of the hallway"
 ACTIONS = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
@@ -33,7 +34,7 @@ class MemoryState(NamedTuple):
     t: Tensor  # int64: steps taken in this episode
 
 
-class _Memory(Env):
+class _Memory(Mirrored):
     """What both environments share: rules, views, draws and figures over a `Maze`."""
 
     obs_kind = "symbols"
@@ -194,6 +195,14 @@ class _Memory(Env):
 
     # Gymnasium's form, which is minigrid's own.
 
+    def world_now(self) -> World:
+        layout, cell, direction = self._places.index_select(1, self.state.place)
+        nothing = torch.full_like(layout, EMPTY, dtype=torch.int32)
+        return World(self._grids.index_select(0, layout), cell, direction, nothing, self.state.t)
+
+    def missions(self, state: Any) -> tuple[str, ...]:
+        return (MISSION,) * self.num_envs
+
     def gym_space(self) -> Any:
         from gymnasium import spaces
         from minigrid.core.mission import MissionSpace
@@ -203,7 +212,7 @@ class _Memory(Env):
 
     def gym_observation(self, obs: Tensor) -> dict[str, Any]:
         direction = self._places[2].index_select(0, self.state.place)
-        return {"image": obs, "direction": direction, "mission": (MISSION,) * self.num_envs}
+        return {"image": obs, "direction": direction, "mission": self.missions(self.state)}
 
     def gym_outcome(self, row: Step) -> tuple[Tensor, Tensor, Tensor]:
         """The reward in minigrid's precision, and both flags where an episode succeeds or fails on its last step."""
@@ -232,14 +241,14 @@ class _Memory(Env):
     def state_dict(self) -> dict[str, Tensor]:
         saved = super().state_dict()
         if self.draws == "minigrid":
-            saved["streams"] = torch.stack([_stream_to_bytes(stream) for stream in self._streams])
+            saved["streams"] = torch.stack([stream_to_bytes(stream) for stream in self._streams])
         return saved
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         super().load_state_dict(saved)
         if self.draws == "minigrid":
             for stream, row in zip(self._streams, saved["streams"], strict=True):
-                _stream_from_bytes(stream, row)
+                stream_from_bytes(stream, row)
 
     def load_minigrid(self, envs: Sequence[Any]) -> None:
         """Go on from the states of B minigrid environments (`MemoryEnv`s of this size, reset and not over).
@@ -263,21 +272,6 @@ class _Memory(Env):
         for buffer, value in zip(self.state, (place, world.t), strict=True):
             buffer.copy_(value)
         self.ended.fill_(False)
-
-
-def _stream_to_bytes(stream: np.random.Generator) -> Tensor:
-    state = stream.bit_generator.state
-    numbers = (state["state"]["state"], state["state"]["inc"], state["has_uint32"], state["uinteger"])
-    raw = b"".join(number.to_bytes(16, "little") for number in numbers)
-    return torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
-
-
-def _stream_from_bytes(stream: np.random.Generator, row: Tensor) -> None:
-    raw = row.cpu().numpy().tobytes()
-    state, inc, has_uint32, uinteger = (int.from_bytes(raw[i : i + 16], "little") for i in range(0, 64, 16))
-    stream.bit_generator.state = {
-        "bit_generator": "PCG64", "state": {"state": state, "inc": inc}, "has_uint32": has_uint32, "uinteger": uinteger
-    }  # fmt: skip
 
 
 class MiniGridMemory(_Memory):

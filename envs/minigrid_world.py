@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.env import Env, Step, at_least
+from envs.env import Step, at_least
+from envs.minigrid_mirror import Mirrored
 from envs.minigrid_render import grid_frames
 from envs.minigrid_view import (
     BALL,
@@ -88,7 +89,7 @@ class Rules:
         }
 
 
-class GridWorld(Env):
+class GridWorld(Mirrored):
     """A MiniGrid environment: image, rewards, ends as minigrid 3.2.0 has them; a subclass lays out the world.
 
     Actions: minigrid's seven, in its order. Observation: minigrid's "image", (V, V, 3) uint8 codes of object, colour and
@@ -177,8 +178,10 @@ class GridWorld(Env):
 
     # Gymnasium's form, which is minigrid's own.
 
+    def world_now(self) -> World:
+        return World(*(getattr(self.state, field) for field in World._fields))
+
     def missions(self, state: Any) -> tuple[str, ...]:
-        """What minigrid's observations say as "mission"."""
         return (self.mission,) * self.num_envs
 
     def mission_space(self) -> Any:
