@@ -19,7 +19,7 @@ from agents.losses import log_prob
 from agents.returns import vtrace
 from agents.rollout import Rollout
 from memory_cells.cells import Cell, State
-from memory_cells.unroll import reset, unroll
+from memory_cells.unroll import by_row, reset, unroll
 
 #: a gate nearer to 0 or to 1 than this is saturated
 SATURATED = 0.05
@@ -126,8 +126,8 @@ def gradient_by_lag(core: Cell, x: Tensor, first: Tensor, state: State, rows: Se
     x, start = x.detach().requires_grad_(), _leaves(state)
     z, initial = core.project(x) + noise, core.initial_state(first.shape[1])
     states, pulls, totals, norms = [start], {}, None, []
-    for t in range(first.shape[0]):
-        now = core.step(tuple(part[t] for part in z), reset(states[-1], initial, first[t]))
+    for row, fresh in zip(by_row(z), first.unbind(), strict=True):
+        now = core.step(row, reset(states[-1], initial, fresh))
         states.append(tuple(s.view_as(s) for s in now))  # nodes of their own: no entry is an input of another one
     lags = min(rows) + 2
     for t in rows:

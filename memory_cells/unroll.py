@@ -80,10 +80,16 @@ def reset(state: State, initial: State, first: Tensor) -> State:
     return tuple(torch.where(first.view(-1, *(1,) * (s.dim() - 1)), i, s) for s, i in zip(state, initial, strict=True))
 
 
+def by_row(z: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+    """What `core.step` takes of `z` (T, B, .), for each row. The gradient by `z` is then put together once: by indexing, each
+    row's would be a tensor of all rows."""
+    return list(zip(*(part.unbind() for part in z), strict=True))
+
+
 def _loop(core: Cell, z: tuple[Tensor, ...], first: Tensor, state: State) -> tuple[Tensor, State]:
     initial, outputs = core.initial_state(first.shape[1]), []
-    for t in range(first.shape[0]):
-        state = core.step(tuple(part[t] for part in z), reset(state, initial, first[t]))
+    for row, fresh in zip(by_row(z), first.unbind(), strict=True):
+        state = core.step(row, reset(state, initial, fresh))
         outputs.append(state[0])
     return torch.stack(outputs), state
 
@@ -99,9 +105,9 @@ def _recorded(core: Cell, z, first: Tensor, state: State, record: Sequence[str])
     hook = gate.register_forward_hook(lambda module, inputs, pair: seen.append(pair)) if gate is not None else None
     initial, outputs = core.initial_state(first.shape[1]), []
     try:
-        for t in range(first.shape[0]):
+        for row, fresh in zip(by_row(z), first.unbind(), strict=True):
             seen.clear()
-            state = core.step(tuple(part[t] for part in z), reset(state, initial, first[t]))
+            state = core.step(row, reset(state, initial, fresh))
             outputs.append(state[0])
             now = dict(zip(core.state_names, state, strict=True))
             if seen:
