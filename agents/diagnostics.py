@@ -18,11 +18,14 @@ from agents.agent import Agent
 from agents.losses import log_prob
 from agents.returns import vtrace
 from agents.rollout import Rollout
+from envs.env import Step
 from memory_cells.cells import Cell, State
 from memory_cells.unroll import by_row, reset, unroll
 
 #: a gate nearer to 0 or to 1 than this is saturated
 SATURATED = 0.05
+#: environments of a rollout whose gates are looked at
+LOOKED_AT = 256
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 #: a norm below this is no measurement of a float32 gradient
 FLOOR = 1e-30
@@ -87,16 +90,18 @@ def has_gate(core: Cell) -> bool:
 
 
 def gates_of(agent: Agent, rollout: Rollout) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Of the agent as it stands on the rows of a rollout, with the noise that was drawn for them: `gate_levels`, and for
-    histograms the keeps of some of the rows, (16 at most, B, H), and log10 of the units' horizons, (H,), up to 1e6. ({}, {})
-    for a core without a gate.
+    """Of the agent as it stands on the rows of a rollout, of 256 environments at most, with the noise that was drawn for
+    them: `gate_levels`, and for histograms the keeps of some of the rows, (16 at most, B, H), and log10 of the units'
+    horizons, (H,), up to 1e6. ({}, {}) for a core without a gate.
 
     Draws nothing and changes nothing, so a run that asks for it is the same run.
     """
     if not has_gate(agent.core):
         return {}, {}
+    rows = Step(*(x[:, :LOOKED_AT] for x in rollout.rows))
+    state, noise = tuple(s[:LOOKED_AT] for s in rollout.state), tuple(n[:, :LOOKED_AT] for n in rollout.noise)
     with torch.no_grad():
-        _, _, traces = agent(rollout.rows, rollout.state, rollout.noise, record=("keep", "write"))
+        _, _, traces = agent(rows, state, noise, record=("keep", "write"))
     keep = traces["keep"]
     reach = horizons(keep.double().flatten(0, 1).mean(0)).clamp(max=1e6).log10()
     return gate_levels(keep, traces["write"]), {"keep": keep[:: -(-len(keep) // 16)], "log10_horizon": reach}

@@ -97,6 +97,9 @@ def test_the_gates_of_a_rollout():
     torch.testing.assert_close(histograms["log10_horizon"], (1 / (1 - mean)).log10())
     longer = rollout._replace(rows=Step(*(torch.cat([x] * 5) for x in rollout.rows)), noise=())
     assert len(gates_of(agent, longer)[1]["keep"]) == 12  # every third of 35 rows
+    wide = rollout._replace(rows=Step(*(torch.cat([x] * 40, 1) for x in rollout.rows)),
+                            state=tuple(torch.cat([s] * 40) for s in rollout.state))  # fmt: skip
+    assert gates_of(agent, wide)[1]["keep"].shape == (T, 256, 8)
     assert gates_of(Agent(VectorEncoder((2,), 0, 4), 4, Memoryless(4, 4)), rollout) == ({}, {})
 
 
