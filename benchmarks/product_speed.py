@@ -16,12 +16,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
-from memory_cells.kernels import cpp, tiles
+from memory_cells.kernels import compiler, tiles
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    address = tiles.function(cpp._compile).value
+    address = tiles.function(compiler.compiled).value
     if not address:
         sys.exit("this processor has no AVX-512: torch's own product is what is used")
     multiply = ctypes.CFUNCTYPE(None, *[ctypes.c_long] * 3, ctypes.c_int, *[ctypes.c_void_p] * 3, ctypes.c_bool)(address)

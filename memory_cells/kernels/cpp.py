@@ -2,32 +2,22 @@
 
 Every thread takes a slice of the batch through all T steps: rows never meet inside the loop, so there is one parallel
 region per call and no barrier in it. Matrix products go to `tiles`, or, in float64 and without AVX-512, to the sgemm/dgemm
-that torch itself carries. The object is compiled once per equation and machine and kept in `$XDG_CACHE_HOME/gatemaze`
-(default `~/.cache/gatemaze`).
+that torch itself carries. The object is compiled once per equation and machine (`compiler`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from pathlib import Path
 
 import torch
 
 from memory_cells.kernels import tiles
+from memory_cells.kernels.compiler import compiled, product_of_torch
 from memory_cells.kernels.graph import Buffer, Expr
 from memory_cells.kernels.program import Loop, Product, Program, RowStep
 
 #: float32 is what runs; float64 is for checks, where compiling fast matters more than running fast
 OPTIMISE = {torch.float32: "-O3", torch.float64: "-O1"}
-FLAGS = ["-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
-FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
 
 PRELUDE = r"""
 #include <cmath>
@@ -139,15 +129,12 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _ONE_STEP = ("g", "n", "dp", "dX", "U", "dR", "dU", "V", "W")
 
 
-class CompilerMissing(Exception):
-    """No C++ compiler, or no matrix product to link to."""
-
-
 class _Source:
-    """The text of one direction. Arguments arrive in one array of pointers, in the order of `names`."""
+    """The text of one direction. Arguments arrive in one array of pointers, in the order of `names`. Values of the nodes
+    `known` lie in the buffer that they were made of."""
 
-    def __init__(self, program: Program):
-        self.program, self.graph, self.names, self.lines = program, program.graph, [], []
+    def __init__(self, program: Program, known: set[int]):
+        self.program, self.graph, self.names, self.lines, self.known = program, program.graph, [], [], set(known)
 
     def pointer(self, buffer: Buffer) -> str:
         if buffer[0] == "A":  # a sum onto z lies where its product lies
@@ -194,11 +181,13 @@ class _Source:
                 needed[e.id] = e
                 stack += [a for a in e.args if isinstance(a, Expr)]
         nodes = [needed[i] for i in sorted(needed)]
-        loads = sorted({(e.args[0], e.args[1]) for e in nodes if e.op == "load"})
+        keep = {e.id: e.args[0] for e in nodes if e.id in self.program.kept - self.known}
+        written = {e.args for e in keep.values()}
         out = self.lines.append
         out("      for (long b = lo; b < hi; ++b) {")
-        for buffer, offset in loads:
-            out(f"        const real* __restrict {_name(buffer, offset)} = {self.row(buffer)} + {offset};")
+        for buffer, offset in sorted({(e.args[0], e.args[1]) for e in nodes if e.op == "load"}):
+            const = "" if (buffer, offset) in written else "const "
+            out(f"        {const}real* __restrict {_name(buffer, offset)} = {self.row(buffer)} + {offset};")
         for s in loop.stores:
             out(f"        real* __restrict {_name(s.buffer, s.offset)} = {self.row(s.buffer)} + {s.offset};")
         alone = {e.id for e in nodes if e.width == 1 < loop.width}  # once a row
@@ -209,6 +198,9 @@ class _Source:
         for e in nodes:
             if e.id not in alone and e.op != "const":
                 out(f"          const real v{e.id} = {self.value(e)};")
+        for i, e in keep.items():
+            out(f"          {_name(*e.args)}[j] = v{i};")
+        self.known |= keep.keys()
         for s in loop.stores:
             out(f"          {_name(s.buffer, s.offset)}[j] {'+=' if s.buffer[0] == 'dp' else '='} v{s.expr.id};")
         out("        }\n      }")
@@ -235,6 +227,8 @@ class _Source:
             return f"(real){e.args[0]!r}"
         if e.op == "load":
             return f"{_name(*e.args)}[{index}]"
+        if e.id in self.known:
+            return args[0]
         if e.op == "neg":
             return f"-{args[0]}"
         if e.op == "select":
@@ -256,7 +250,7 @@ _REGION = """  #pragma omp parallel num_threads(threads) if (threads > 1)
 
 
 def _forward(program: Program) -> tuple[str, list[Buffer]]:
-    src = _Source(program)
+    src = _Source(program, set())
     out, graph = src.lines.append, src.graph
     for i, w in enumerate(graph.state_widths):
         s, start = src.pointer(("s", i)), src.pointer(("init", i))
@@ -285,7 +279,7 @@ def _forward(program: Program) -> tuple[str, list[Buffer]]:
 
 
 def _backward(program: Program) -> tuple[str, list[Buffer]]:
-    src = _Source(program)
+    src = _Source(program, program.kept)
     out, graph = src.lines.append, src.graph
     states = range(len(graph.state_widths))
     w0 = graph.state_widths[0]
@@ -320,45 +314,6 @@ def _backward(program: Program) -> tuple[str, list[Buffer]]:
     return src.finish(head, ["    }", *copy, "  }", "}"]), src.names
 
 
-def _machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        return "\n".join(x for x in lines if x.startswith(("model name", "flags", "Features")))
-    except OSError:
-        return platform.processor()
-
-
-@functools.cache
-def _gemm(symbol: str) -> int:
-    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
-        path = Path(torch.__file__).parent / "lib" / name
-        if path.exists():
-            try:
-                return ctypes.cast(getattr(ctypes.CDLL(str(path)), symbol), ctypes.c_void_p).value
-            except AttributeError:
-                break
-    raise CompilerMissing(f"this build of torch does not export {symbol}")
-
-
-def _compile(source: str, optimise: str) -> Path:
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    if not compiler:
-        raise CompilerMissing("no C++ compiler (g++ or clang++) on the PATH")
-    key = hashlib.sha256("\n".join([source, compiler, optimise, *FLAGS, _machine()]).encode()).hexdigest()[:24]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gatemaze"
-    target = folder / f"{key}.so"
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            text, built = Path(work) / "kernel.cpp", Path(work) / "kernel.so"
-            text.write_text(source)
-            done = subprocess.run([compiler, optimise, *FLAGS, str(text), "-o", str(built)], capture_output=True, text=True)
-            if done.returncode:
-                raise CompilerMissing(f"{compiler} failed: {(done.stderr.strip() or 'no message').splitlines()[0]}")
-            os.replace(built, target)
-    return target
-
-
 class Kernel:
     """The compiled pair. `forward` and `backward` take a dict of buffers, as `eager` does."""
 
@@ -366,9 +321,9 @@ class Kernel:
         single = dtype == torch.float32
         head = PRELUDE.replace("REAL", "float" if single else "double").replace("SINGLE", "1" if single else "0")
         (text_f, self.names_f), (text_b, self.names_b) = _forward(program), _backward(program)
-        self.gemm = ctypes.c_void_p(_gemm("sgemm_" if single else "dgemm_"))
-        self.multiply = tiles.function(_compile) if single else ctypes.c_void_p()
-        library = ctypes.CDLL(str(_compile("\n".join([head, text_f, text_b]), OPTIMISE[dtype])))
+        self.gemm = ctypes.c_void_p(product_of_torch("sgemm_" if single else "dgemm_"))
+        self.multiply = tiles.function(compiled) if single else ctypes.c_void_p()
+        library = ctypes.CDLL(str(compiled("\n".join([head, text_f, text_b]), OPTIMISE[dtype])))
         self._forward, self._backward = library.forward_, library.backward_
 
     def _call(self, function, names, first, buffers, forward: bool):

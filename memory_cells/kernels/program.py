@@ -1,8 +1,8 @@
 """From a traced step to two straight-line programs, forward and backward, of elementwise loops, matrix products and row maps.
 
 The backward program recomputes the elementwise part from what the forward pass keeps (the states and the outputs of the
-linear and row maps) and leaves every weight gradient to one product after the loop over time, so inside the loop it needs
-only the products that carry the gradient to the step before.
+linear and row maps, or `kept` nodes in their place) and leaves every weight gradient to one product after the loop over
+time, so inside the loop it needs only the products that carry the gradient to the step before.
 
 Buffers beyond those of `graph`:
   ("o", i)   i-th entry of the state after the step
@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memory_cells.kernels.graph import Buffer, Expr, Graph, Linear, RowMap
+
+COSTLY = ("sigmoid", "tanh", "exp")
 
 
 @dataclass
@@ -69,6 +71,8 @@ class Program:
     silent: set[Buffer]
     #: widths of the buffers ("V", q)
     sums: list[int]
+    #: elementwise nodes that alone are made of a part of a linear output: a back end may keep their values in its place
+    kept: set[int]
 
 
 def build(graph: Graph) -> Program:
@@ -77,9 +81,37 @@ def build(graph: Graph) -> Program:
     forward = _forward(graph, inputs)
     backward = _Backward(graph)
     silent = {b for b, stores in backward.pieces.items() if not stores}
-    return Program(
-        graph, forward, backward.program, inputs, backward.partial(), silent, [s.widths[0] for s in backward.sums]
-    )
+    kept = _kept(_below(forward), _below(forward + backward.program))
+    return Program(graph, forward, backward.program, inputs, backward.partial(), silent,
+                   [s.widths[0] for s in backward.sums], kept)  # fmt: skip
+
+
+def _below(program: list[Loop | Product | RowStep]) -> dict[int, tuple[Expr, set[int]]]:
+    """The nodes that a program evaluates: id -> node, ids of the nodes made of it (-1: it is stored as it is)."""
+    stores = [s.expr for item in program if isinstance(item, Loop) for s in item.stores]
+    found: dict[int, tuple[Expr, set[int]]] = {}
+    stack = [(e, -1) for e in stores]
+    while stack:
+        e, user = stack.pop()
+        if e.id not in found:
+            found[e.id] = e, set()
+            stack += [(a, e.id) for a in e.args if isinstance(a, Expr)]
+        found[e.id][1].add(user)
+    return found
+
+
+def _kept(forward: dict[int, tuple[Expr, set[int]]], both: dict[int, tuple[Expr, set[int]]]) -> set[int]:
+    """Costly nodes, evaluated by the forward program, of a part of a linear output that nothing else looks at."""
+    loads = [(e, users) for e, users in both.values() if e.op == "load" and e.args[0][0] in "LA"]
+    kept = set()
+    for e, users in loads:
+        (_, k), start = e.args
+        apart = all(o is e or o.args[0][1] != k or o.args[1] >= start + e.width or start >= o.args[1] + o.width
+                    for o, _ in loads)  # fmt: skip
+        user = min(users)
+        if apart and len(users) == 1 and user in forward and forward[user][0].op in COSTLY and e.width > 1:
+            kept.add(user)
+    return kept
 
 
 def _whole_state(graph: Graph, e: Expr) -> int | None:

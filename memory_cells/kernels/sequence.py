@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from memory_cells.kernels import cpp, eager
+from memory_cells.kernels import compiler, cpp, eager
 from memory_cells.kernels.graph import Graph, NotTraceable, RowMap, trace
 from memory_cells.kernels.program import Program, build
 
@@ -82,7 +82,7 @@ def run(cell, z, first, state, compiled: bool = True) -> tuple[Tensor, tuple[Ten
     if compiled and z[0].device.type == "cpu" and z[0].dtype in (torch.float32, torch.float64):
         try:
             kernel = kernel_of(program, key, z[0].dtype)
-        except cpp.CompilerMissing as reason:
+        except compiler.CompilerMissing as reason:
             _say_once(f"{reason}: sequences run step by step in torch, two to five times slower on the CPU")
     initial = cell.initial_state(first.shape[1])
     out = _Sequence.apply(program, kernel, first, *z, *state, *initial, *params, *weights, *biases)

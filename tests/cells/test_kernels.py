@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from memory_cells import make_core, unroll
 from memory_cells.cells import Cell
-from memory_cells.kernels import cpp, sequence, tiles
+from memory_cells.kernels import compiler, cpp, sequence, tiles
 from memory_cells.kernels.graph import NotTraceable
 
 T, B, I, H = 7, 6, 3, 4
@@ -120,9 +120,9 @@ def test_the_start_state_learns_through_resets():
 
 def test_without_a_compiler_it_says_so_once_and_is_right(monkeypatch):
     def missing(source, optimise):
-        raise cpp.CompilerMissing("no C++ compiler")
+        raise compiler.CompilerMissing("no C++ compiler")
 
-    monkeypatch.setattr(cpp, "_compile", missing)
+    monkeypatch.setattr(cpp, "compiled", missing)
     monkeypatch.setattr(sequence, "_kernels", {})
     monkeypatch.setattr(sequence, "_told", set())
     core = make_core("ur-lstm", I, H)
@@ -145,7 +145,7 @@ def test_the_compiled_kernel_is_really_used(monkeypatch):
     assert len(calls) == 2
 
 
-MULTIPLY = tiles.function(cpp._compile)
+MULTIPLY = tiles.function(compiler.compiled)
 needs_tiles = pytest.mark.skipif(not MULTIPLY, reason="this processor has no AVX-512")
 
 
@@ -272,3 +272,16 @@ def test_the_fast_exponential_is_accurate_everywhere():
         y, _ = unroll(core, x, first, start, path="fused")
         error = (y[0, :, 0].double() - function(points.double())).abs()
         assert error.max() < 3e-7, function
+
+
+def test_what_is_kept_in_the_place_of_a_linear_output():
+    """Costly nodes that alone look at a part of it: the LSTM's three gates and candidate; of JANET not the forget gate,
+    whose input is shifted for the write gate."""
+
+    def kept(name):
+        core = make_core(name, 4, 6, horizon=9)
+        program, *_ = sequence.program_of(core, core.project(torch.zeros(1, 1, 4)), core.initial_state(1))
+        return [(e.op, e.args[0].args[1]) for e in program.graph.nodes if e.id in program.kept]
+
+    assert kept("lstm") == [("sigmoid", 0), ("sigmoid", 6), ("tanh", 12), ("sigmoid", 18)]
+    assert kept("janet") == [("tanh", 6)] and kept("gru") == []
