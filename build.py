@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +178,10 @@ def diagnose_agent(config: Config, agent: Agent, device: torch.device, brief: bo
 
 
 def examiner(config: Config, agent: Agent, device: torch.device) -> Callable[[], dict[str, float]]:
-    """The brief diagnosis of `agent` as it stands, as the scalars that training logs."""
-    diagnosis = _diagnosis(config, device, brief=True)
-    return lambda: scalars(diagnosis(agent))
+    """The brief diagnosis of `agent` as it stands, as the scalars that training logs. Its environments are made when it is
+    first asked for."""
+    diagnosis = cache(lambda: _diagnosis(config, device, brief=True))
+    return lambda: scalars(diagnosis()(agent))
 
 
 def _diagnosis(config: Config, device: torch.device, brief: bool) -> Callable[[Agent], dict[str, Any]]:
