@@ -1,10 +1,12 @@
-"""The fused sequence path against torch.nn.LSTM and against the eager hoisted loop, forward and backward.
+"""The fused sequence path against torch.nn.LSTM, the eager hoisted loop and the bare matrix products, forward and backward.
 
     python benchmarks/core_speed.py [--cells lstm,ur-lstm,...] [--repeats 15] [--resets 0.05] [--no-heap]
 
 Rows are interleaved (A B C A B C ...) and compared pair by pair; quoted are the median of the paired ratios and their
-10 % and 90 % quantiles. nn.LSTM runs without resets, ours with them. Equality with the plain loop, outputs and all
-gradients, is checked in the same run, before anything is timed. Exit status 1 if it fails.
+10 % and 90 % quantiles. nn.LSTM runs without resets, ours with them. The loop comes in two forms, its rows taken apart once
+(ours) and by indexing (`z[t]`, as one writes it first). "Products" are the matrix products of the cell and no more, each for
+all T x B rows at once, as if no row waited for another: the limit of what does this arithmetic. Equality with the plain loop,
+outputs and all gradients, is checked in the same run, before anything is timed. Exit status 1 if it fails.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 import torch
 
 from memory_cells import make_core, unroll
+from memory_cells.unroll import reset
 
 SHAPES = [(64, 128, 128), (128, 64, 256), (64, 16, 128)]  # T, B, H
 INPUT = 64
@@ -47,6 +50,28 @@ def equal(core, x, first) -> float:
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(*found, strict=True))
 
 
+def indexed(core, x, first, state) -> torch.Tensor:
+    """Outputs of the eager loop that indexes its projected input."""
+    z, initial, outputs = core.project(x), core.initial_state(x.shape[1]), []
+    for t in range(len(x)):
+        state = core.step(tuple(part[t] for part in z), reset(state, initial, first[t]))
+        outputs.append(state[0])
+    return torch.stack(outputs)
+
+
+def products(core, rows: int):
+    """A function that makes the products of a forward and a backward pass of `rows` rows with every matrix of `core`."""
+    weights = [p.detach() for p in core.parameters() if p.dim() == 2]
+    inputs = [torch.randn(rows, w.shape[1]) for w in weights]
+
+    def make() -> None:
+        for w, x in zip(weights, inputs, strict=True):
+            y = x @ w.t()
+            y @ w, y.t() @ x
+
+    return make
+
+
 def once(function) -> float:
     start = time.perf_counter()
     function()
@@ -67,8 +92,9 @@ def main(argv: list[str]) -> int:
     if load > 1:
         print("warning: the machine is busy; only ratios mean anything, and not much")
     failed = False
-    print("| T, B, H | cell | deviation | nn.LSTM ms | fused ms | loop ms | fused / nn.LSTM | loop / fused |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| T, B, H | cell | deviation | fused ms | nn.LSTM ms | loop ms | indexed ms | products ms "
+          "| fused / nn.LSTM | loop / fused | indexed / fused | products / fused |")  # fmt: skip
+    print("|" + "---|" * 12)
     for T, B, H in SHAPES:
         torch.manual_seed(0)
         reference = torch.nn.LSTM(INPUT, H)
@@ -80,19 +106,20 @@ def main(argv: list[str]) -> int:
             failed |= deviation > 1e-5
             start = core.initial_state(B)
             contenders = [
-                lambda: reference(x)[0].sum().backward(),  # noqa: B023
                 lambda: unroll(core, x, first, start, path="fused")[0].sum().backward(),  # noqa: B023
+                lambda: reference(x)[0].sum().backward(),  # noqa: B023
                 lambda: unroll(core, x, first, start, path="loop")[0].sum().backward(),  # noqa: B023
+                lambda: indexed(core, x, first, start).sum().backward(),  # noqa: B023
+                products(core, T * B),
             ]
             for function in contenders * 2:
                 function()
             times = np.array([[once(f) for f in contenders] for _ in range(options.repeats)])
-            ms = np.median(times, 0) * 1e3
-            ratio, gain = times[:, 1] / times[:, 0], times[:, 2] / times[:, 1]
-            spread = "{:.2f} [{:.2f}, {:.2f}]".format
-            print(f"| {T}, {B}, {H} | {name} | {deviation:.1e} | {ms[0]:.1f} | {ms[1]:.1f} | {ms[2]:.1f} | "
-                  f"{spread(np.median(ratio), *np.quantile(ratio, [0.1, 0.9]))} | "
-                  f"{spread(np.median(gain), *np.quantile(gain, [0.1, 0.9]))} |", flush=True)  # fmt: skip
+            fused, lstm, loop, by_index, bare = times.T
+            ms = " | ".join(f"{t:.1f}" for t in np.median(times, 0) * 1e3)
+            ratios = [fused / lstm, loop / fused, by_index / fused, bare / fused]
+            spread = " | ".join("{:.2f} [{:.2f}, {:.2f}]".format(*np.quantile(r, [0.5, 0.1, 0.9])) for r in ratios)
+            print(f"| {T}, {B}, {H} | {name} | {deviation:.1e} | {ms} | {spread} |", flush=True)
     if failed:
         print("error: the fused path deviates from the loop by more than 1e-5 of the largest entry", file=sys.stderr)
     return int(failed)
