@@ -20,7 +20,7 @@ from agents.losses import masked_mean
 from agents.observations import Codes, Numbers
 from agents.rollout import Rollout
 from envs.env import Step
-from memory_cells.cells import State
+from memory_cells.cells import Cell, State, is_clock
 
 #: errors are logged apart for rows this far (at most) from the anchor
 DISTANCES = (1, 4, 16, 64, 256, 1024)
@@ -48,7 +48,7 @@ class Auxiliary(nn.Module):
         super().__init__()
         self.settings, self.num_actions, self.target = settings, agent.num_actions, target
         size, layers = settings.decoder_size, settings.decoder_layers
-        width = flat_state(agent.initial_state(1)).shape[-1]
+        width = flat_state(agent.core, agent.initial_state(1)).shape[-1]
         self.start = nn.Linear(width, 2 * size)  # state -> (h, c) of the bottom layer; the upper ones start at zero
         self.decoder = nn.LSTM(target.size + self.num_actions + 1, size, layers)
         outputs = target.size + 1 + (self.num_actions if settings.kind == "reconstruct" else 0)
@@ -87,7 +87,7 @@ class Auxiliary(nn.Module):
         span = Step(*(x[begin : begin + segment + (s.kind == "predict")] for x in stream))
         last = max(end, begin + span.first.shape[0])
         same_episode = ~stream.first[begin + 1 : last].any(0)
-        return self._decode(held, span, same_episode, end - begin)
+        return self._decode(flat_state(agent.core, held), span, same_episode, end - begin)
 
     def _state_at(self, agent: Agent, rollout: Rollout, state: State, anchor: int) -> State:
         """The core's state after `anchor` rows, with a gradient through the last `truncation` of them."""
@@ -101,14 +101,14 @@ class Auxiliary(nn.Module):
         _, state = agent(rows, tuple(x.detach() for x in state), noise)
         return state
 
-    def _decode(self, held: State, span: Step, same_episode: Tensor, distance: int):
+    def _decode(self, held: Tensor, span: Step, same_episode: Tensor, distance: int):
         """Loss of predicting rows 1.. of `span` from the rows before and the held state; `distance` of row 0."""
         reward = span.reward.unsqueeze(-1)
         reconstruct = self.settings.kind == "reconstruct"
         action = span.action if reconstruct else torch.roll(span.action, -1, 0)  # the action that leads to the next row
         taken = (action.unsqueeze(-1) == torch.arange(self.num_actions, device=action.device)).float()
         x = torch.cat([self.target.read(span.obs), taken, reward], -1)[:-1]
-        h, c = self.start(flat_state(held)).tanh().chunk(2, -1)
+        h, c = self.start(held).tanh().chunk(2, -1)
         pad = torch.zeros(self.decoder.num_layers - 1, *h.shape, device=h.device, dtype=h.dtype)
         y, _ = self.decoder(x, (torch.cat([h.unsqueeze(0), pad]), torch.cat([c.unsqueeze(0), pad])))
         guess_obs, guess_reward, *guess_action = self.readout(y).split(
@@ -130,9 +130,10 @@ class Auxiliary(nn.Module):
         return {name: torch.stack(rows).mean() for name, rows in found.items()}
 
 
-def flat_state(state: State) -> Tensor:
-    """All entries of a core's state side by side, (B, .); complex ones as two real numbers, clocks left out."""
-    parts = [torch.view_as_real(s) if s.is_complex() else s for s in state if s.is_complex() or s.is_floating_point()]
+def flat_state(core: Cell, state: State) -> Tensor:
+    """All entries of the core's state side by side, (B, .); complex ones as two real numbers, clocks left out."""
+    parts = [s for name, s in zip(core.state_names, state, strict=True) if not is_clock(name)]
+    parts = [torch.view_as_real(s) if s.is_complex() else s for s in parts]
     return torch.cat([p.flatten(1) for p in parts], -1)
 
 

@@ -17,6 +17,7 @@ from agents.probe import memory_probe
 from agents.rollout import Rollout, collect, start
 from agents.runlog import RunError, write_text
 from envs.env import Step, Stream
+from memory_cells.cells import is_clock
 from memory_cells.unroll import path_class
 
 #: environments whose gradient is taken, and rows that it is taken at
@@ -113,7 +114,7 @@ def _gradient(agent: Agent, rollout: Rollout) -> dict[str, Any]:
         agent.core, x, torch.zeros_like(rows.first), tuple(s[:COLUMNS] for s in rollout.state), anchors,
         diagnostics.head_pull(agent, rows.action[1:]), noise=noise, path=agent.path,
     )  # fmt: skip
-    norm = {name: n for name, n in found.norm.items() if n.any()}
+    norm = {name: n for name, n in found.norm.items() if n.any() and not is_clock(name)}
     return {"norm": {name: n.tolist() for name, n in norm.items()}, "total_error": found.total_error,
             "decay_length": {name: diagnostics.decay_length(n) for name, n in norm.items()}}  # fmt: skip
 

@@ -20,6 +20,11 @@ from memory_cells.squash import Sigmoid
 State = tuple[Tensor, ...]
 
 
+def is_clock(name: str) -> bool:
+    """Whether an entry of the state, such as "clock" or "layer0.clock-2", counts rows and remembers nothing else."""
+    return name.split(".")[-1].split("-")[0] == "clock"
+
+
 class Cell(nn.Module):
     """Base of all cells."""
 
@@ -28,6 +33,8 @@ class Cell(nn.Module):
     #: which of them is read back into the pre-activations, and which carries the memory
     recurrent_output: str = "h"
     memory: str = "h"
+    #: what holds shares of the memory against the step inside, innermost first (`wrappers.Held`)
+    holds: tuple[nn.Module, ...] = ()
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__()

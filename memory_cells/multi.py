@@ -56,6 +56,10 @@ class Stacked(Cell):
     def gate(self):
         return self.layers[-1].gate
 
+    @property
+    def holds(self):
+        return self.layers[-1].holds
+
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.layers[0].project(x)
 

@@ -30,17 +30,28 @@ def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "a
     elsewhere or without a compiler) and raises `NotTraceable` where a cell is not of that kind; "eager" the sequence
     function in torch operations; "scan" the cell's own form for a whole sequence and raises `ValueError` where it has
     none; "auto" takes, for more than one row, "scan" if the cell has it, else "fused", and falls back on "loop".
-    record: names of traces to return as well, from "keep", "write" (the cell's gate) and the names of the state; each
-    (T, B, H). Recording takes the loop.
+    record: names of traces to return as well, from "keep", "write" (the cell's gate, together with what wrappers hold) and the
+    names of the state; each (T, B, H). Recording takes the loop.
     noise: what `core.draw` gave for these rows; None draws it here, from torch's default generator.
     Returns y (T, B, H), the state after the last row, and the dict of traces if any were asked for.
     """
     if path not in PATHS:
         raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
     z = core.project(x) + (core.draw(*first.shape) if noise is None else noise)
+    _check(z, first, state)
     if record:
         return _recorded(core, z, first, state, record)
     return run(core, z, first, state, path)
+
+
+def _check(z: tuple[Tensor, ...], first: Tensor, state: State) -> None:
+    """Raises ValueError where rows or environments do not match: the compiled path would read past a tensor's end."""
+    T, B = first.shape
+    if first.dtype != torch.bool:
+        raise ValueError(f"first must be bool, got {first.dtype}")
+    for name, part, wanted in (*(("x and noise", part, (T, B)) for part in z), *(("state", part, (B,)) for part in state)):
+        if part.shape[: len(wanted)] != wanted:
+            raise ValueError(f"{name} of shape {tuple(part.shape)}, which must begin with {wanted}, as first has {(T, B)}")
 
 
 def run(core: Cell, z: tuple[Tensor, ...], first: Tensor, state: State, path: str = "auto") -> tuple[Tensor, State]:
@@ -67,7 +78,9 @@ def path_class(core: Cell) -> str:
     if hasattr(core, "scan"):
         return "scan"
     with torch.no_grad():
-        z = core.project(next(core.parameters()).new_zeros(1, 1, core.input_size)) + core.draw(1, 1)
+        like = next(core.parameters())  # a generator of its own: asking changes no other draw
+        noise = core.draw(1, 1, torch.Generator(like.device))
+        z = core.project(like.new_zeros(1, 1, core.input_size)) + noise
         try:
             sequence.program_of(core, z, core.initial_state(1))
         except NotTraceable:
@@ -102,19 +115,24 @@ def _recorded(core: Cell, z, first: Tensor, state: State, record: Sequence[str])
             raise ValueError(f"{type(core).__name__} has no trace {name!r}; it has {', '.join(known)}")
     traces: dict[str, list[Tensor]] = {name: [] for name in record}
     seen: list[tuple[Tensor, Tensor]] = []
-    hook = gate.register_forward_hook(lambda module, inputs, pair: seen.append(pair)) if gate is not None else None
+    shares: list[Tensor | float] = []
+    listen = lambda part, found: part.register_forward_hook(lambda module, inputs, output: found.append(output))  # noqa: E731
+    hooks = [listen(gate, seen), *(listen(part, shares) for part in core.holds)] if gate is not None else []
     initial, outputs = core.initial_state(first.shape[1]), []
     try:
         for row, fresh in zip(by_row(z), first.unbind(), strict=True):
-            seen.clear()
+            seen.clear(), shares.clear()
             state = core.step(row, reset(state, initial, fresh))
             outputs.append(state[0])
             now = dict(zip(core.state_names, state, strict=True))
             if seen:
-                now |= {name: v.expand_as(state[0]) for name, v in zip(("keep", "write"), seen[-1], strict=True)}
+                keep, write = seen[-1]
+                for share in shares:
+                    keep, write = share + (1 - share) * keep, (1 - share) * write
+                now |= {"keep": keep.expand_as(state[0]), "write": write.expand_as(state[0])}
             for name in record:
                 traces[name].append(now[name])
     finally:
-        if hook is not None:
+        for hook in hooks:
             hook.remove()
     return torch.stack(outputs), state, {name: torch.stack(rows) for name, rows in traces.items()}

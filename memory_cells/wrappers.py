@@ -18,6 +18,13 @@ from memory_cells.gates import Coupled, Free, Refine
 from memory_cells.squash import Cumax
 
 
+class Held(nn.Module):
+    """Hands on the share of the memory that a wrapper holds, so that whoever records the gates can see it."""
+
+    def forward(self, share):
+        return share
+
+
 class Wrapper(Cell):
     """Base of all wrappers: hands everything on to `inner`."""
 
@@ -43,6 +50,10 @@ class Wrapper(Cell):
     @property
     def gate(self):
         return self.inner.gate
+
+    @property
+    def holds(self):
+        return (*self.inner.holds, *([self.held] if hasattr(self, "held") else []))
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.inner.project(x)
@@ -134,6 +145,7 @@ class Zoneout(Wrapper):
                 raise ValueError(f"a zoneout probability must lie in [0, 1), got {value}")
         self.rates = [rates.get(name, 0.0) for name in inner.state_names]
         self.noise_entries = sum(p > 0 for p in self.rates)
+        self.held = Held()
 
     def draw_own(self, length, batch, generator):
         widths = [s.shape[-1] for s in self.inner.initial_state(1)]
@@ -143,9 +155,11 @@ class Zoneout(Wrapper):
     def step(self, z, state):
         z, noise = self.parts(z)
         masks, mixed = iter(noise), []
-        for old, new, p in zip(state, self.inner.step(z, state), self.rates, strict=True):
+        for name, old, new, p in zip(self.state_names, state, self.inner.step(z, state), self.rates, strict=True):
             if p:
-                new = torch.where(next(masks) > 0, old, new) if noise else p * old + (1 - p) * new
+                share = next(masks) if noise else p
+                share = self.held(share) if name == self.memory else share
+                new = torch.where(share > 0, old, new) if noise else p * old + (1 - p) * new
             mixed.append(new)
         return tuple(mixed)
 
@@ -239,7 +253,7 @@ class TimeGate(Wrapper):
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold must lie in [0, 1), got {threshold}")
         self.state_names = (*inner.state_names, "clock")
-        self.openness = openness
+        self.openness, self.held = openness, Held()
         self.register_buffer("threshold", torch.full((1,), float(threshold)))
 
     def initial_state(self, batch: int) -> State:
@@ -261,8 +275,9 @@ class TimeGate(Wrapper):
         *old, clock = state
         t = clock + 1
         k = self.open(t)
+        held = self.held(1 - k)
         new = self.inner.step(z, tuple(old))
-        return (*(k * n + (1 - k) * o for n, o in zip(new, old, strict=True)), t)
+        return (*(k * n + held * o for n, o in zip(new, old, strict=True)), t)
 
     def budget(self, first: Tensor, state: Sequence[Tensor]) -> Tensor:
         """(T, B): the mean openness of the units in every row, with gradient to the time gate's parameters.
@@ -284,7 +299,7 @@ class TimeGate(Wrapper):
         A unit with k = 0 needs none of its rows of any matrix in that step, for its old value stays. times (T, B) int64:
         how often each row counts, if not once.
         """
-        weights = [p for name, p in self.inner.named_parameters() if name.startswith("weight")]
+        weights = [p for name, p in self.inner.named_parameters() if name.split(".")[-1].startswith("weight")]
         products = sum(w.numel() for w in weights)
         times = torch.ones_like(first, dtype=torch.int64) if times is None else times
         open_units = (self.open(clocks(first, state[-1]).unsqueeze(-1)) > 0).sum(-1)

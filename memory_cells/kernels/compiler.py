@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -44,21 +45,25 @@ def product_of_torch(symbol: str) -> int:
     raise CompilerMissing(f"this build of torch does not export {symbol}")
 
 
-def compiled(source: str, optimise: str) -> Path:
-    """The shared object of a C++ source, made with the flag `optimise` if it is not there yet. Raises CompilerMissing."""
+def compiled(source: str, optimise: str) -> ctypes.CDLL:
+    """The library of a C++ source, made with the flag `optimise` if it is not there yet. Raises CompilerMissing."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         raise CompilerMissing("no C++ compiler (g++ or clang++) on the PATH")
     key = hashlib.sha256("\n".join([source, compiler, optimise, *FLAGS, _machine()]).encode()).hexdigest()[:24]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gatemaze"
     target = folder / f"{key}.so"
-    if not target.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            text, built = Path(work) / "kernel.cpp", Path(work) / "kernel.so"
-            text.write_text(source)
-            done = subprocess.run([compiler, optimise, *FLAGS, str(text), "-o", str(built)], capture_output=True, text=True)
-            if done.returncode:
-                raise CompilerMissing(f"{compiler} failed: {(done.stderr.strip() or 'no message').splitlines()[0]}")
-            os.replace(built, target)
-    return target
+    try:
+        if not target.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                text, built = Path(work) / "kernel.cpp", Path(work) / "kernel.so"
+                text.write_text(source)
+                command = [*shlex.split(compiler), optimise, *FLAGS, str(text), "-o", str(built)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    raise CompilerMissing(f"{compiler} failed: {(done.stderr.strip() or 'no message').splitlines()[0]}")
+                os.replace(built, target)
+        return ctypes.CDLL(str(target))
+    except OSError as error:  # no such compiler, a cache that cannot be written, or not be run from
+        raise CompilerMissing(f"cannot compile with {compiler} into {folder}: {error}") from error

@@ -246,7 +246,8 @@ def _name(buffer: Buffer, offset: int) -> str:
 
 _REGION = """  #pragma omp parallel num_threads(threads) if (threads > 1)
   {
-    const long id = threads > 1 ? omp_get_thread_num() : 0, lo = B * id / threads, hi = B * (id + 1) / threads;"""
+    // there may be fewer threads than were asked for (OMP_THREAD_LIMIT, OMP_DYNAMIC, a region within a region)
+    const long team = omp_get_num_threads(), id = omp_get_thread_num(), lo = B * id / team, hi = B * (id + 1) / team;"""
 
 
 def _forward(program: Program) -> tuple[str, list[Buffer]]:
@@ -323,7 +324,7 @@ class Kernel:
         (text_f, self.names_f), (text_b, self.names_b) = _forward(program), _backward(program)
         self.gemm = ctypes.c_void_p(product_of_torch("sgemm_" if single else "dgemm_"))
         self.multiply = tiles.function(compiled) if single else ctypes.c_void_p()
-        library = ctypes.CDLL(str(compiled("\n".join([head, text_f, text_b]), OPTIMISE[dtype])))
+        library = compiled("\n".join([head, text_f, text_b]), OPTIMISE[dtype])
         self._forward, self._backward = library.forward_, library.backward_
 
     def _call(self, function, names, first, buffers, forward: bool):

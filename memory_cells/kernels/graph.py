@@ -274,13 +274,22 @@ class Symbol:
         y = y if weight is None else y * weight
         return y if bias is None else y + bias
 
+    def _unknown(self, *other):
+        raise NotTraceable("whether two tensors are equal, or one is true, is not known while a step is read")
+
+    __eq__ = __ne__ = __bool__ = _unknown
+    __hash__ = object.__hash__
+
     def _where(self, condition, a, b):
         return Symbol(self.graph, self.graph.select(*(self._lift(x) for x in (condition, a, b))))
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         name, kwargs = getattr(func, "__name__", str(func)), kwargs or {}
-        me = next(a for a in args if isinstance(a, Symbol))
+        me = next((a for a in args if isinstance(a, Symbol)), None)
+        given = {key for key, value in kwargs.items() if value is not None and value is not False}
+        if me is None or given - _KEYWORDS.get(name, set()):
+            raise NotTraceable(f"the sequence kernels do not know the operation {name!r} {sorted(given)} in this form")
         if name in _TWO:
             op, swap = _TWO[name]
             return me._binary(op, *(args[:2][::-1] if swap else args[:2]))
@@ -299,6 +308,10 @@ class Symbol:
         raise NotTraceable(f"the sequence kernels do not know the operation {name!r}")
 
 
+_KEYWORDS = {
+    "linear": {"bias"}, "split": {"dim"}, "chunk": {"dim"}, "softmax": {"dim"}, "cumsum": {"dim"}, "sum": {"dim", "keepdim"},
+    "repeat_interleave": {"dim"}, "layer_norm": {"weight", "bias", "eps"},
+}  # fmt: skip
 _METHODS = ("split", "chunk", "detach", "softmax", "cumsum", "sum", "repeat_interleave", "tile", "square", "layer_norm")
 _COMPARED = {"gt": True, "__gt__": True, "greater": True, "lt": False, "__lt__": False, "less": False}
 _ONE = {op: op for op in UNARY if op not in ("step", "detach")} | {"neg": "neg", "__neg__": "neg", "negative": "neg"}

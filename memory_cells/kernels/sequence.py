@@ -33,11 +33,14 @@ def program_of(cell, z: tuple[Tensor, ...], state: tuple[Tensor, ...]):
     """
     if any(x.dim() != n or x.dtype != z[0].dtype for n, group in ((3, z), (2, state)) for x in group):
         raise NotTraceable("the sequence kernels know inputs (T, B, .) and states (B, .) of one floating-point type")
-    form = tuple(x.shape[-1] for x in z), tuple(s.shape[-1] for s in state), cell.training, *map(id, cell.parameters())
+    own = ((id(p), p.dtype, p.requires_grad) for p in cell.parameters())
+    form = tuple(x.shape[-1] for x in z), tuple(s.shape[-1] for s in state), z[0].dtype, cell.training, *own
     known = _programs.get(cell)
     if known and known[0] == form:
         return known[1:]
     graph = trace(cell, *form[:2])
+    if other := {t.dtype for group in _tensors(graph) for t in group} - {z[0].dtype}:
+        raise NotTraceable(f"the step uses tensors of {other.pop()} beside inputs of {z[0].dtype}")
     shape = [(m.weight.shape, m.bias is not None, m.addend, m.input.id) for m in graph.linears]
     rows = [(m.kind, m.input.id, m.width, m.count) for m in graph.rows]
     order = ["R" if isinstance(m, RowMap) else "L" for m in graph.order]
@@ -133,11 +136,9 @@ class _Sequence(torch.autograd.Function):
         else:
             kernel.forward(first, b | {("init", i): x for i, x in enumerate(initial)} | {("y", 0): y})
         fused = {m.addend for m in graph.linears}
-        ctx.buffers = {
-            name: x for name, x in b.items() if name[0] in "sLXR" or (name[0] == "z" and name[1] not in fused)
-        }
-        ctx.program, ctx.kernel, ctx.shapes = program, kernel, [x.shape for x in tensors]
-        ctx.save_for_backward(first, *params, *weights)
+        needed = {name: x for name, x in b.items() if name[0] in "sLXR" or (name[0] == "z" and name[1] not in fused)}
+        ctx.program, ctx.kernel, ctx.names = program, kernel, list(needed)
+        ctx.save_for_backward(first, *params, *weights, *needed.values())
         ctx.set_materialize_grads(False)
         return y, *(b["s", i][T].clone() for i in range(len(state)))
 
@@ -146,10 +147,11 @@ class _Sequence(torch.autograd.Function):
     def backward(ctx, gy, *g_state):
         program, graph = ctx.program, ctx.program.graph
         first, *rest = ctx.saved_tensors
-        params, weights = rest[: len(graph.params)], [w.contiguous() for w in rest[len(graph.params) :]]
-        (T, B), b = first.shape, ctx.buffers
+        params, rest = rest[: len(graph.params)], rest[len(graph.params) :]
+        weights, rest = [w.contiguous() for w in rest[: len(graph.linears)]], rest[len(graph.linears) :]
+        (T, B), b = first.shape, dict(zip(ctx.names, rest, strict=True))
         like = b["s", 0]
-        b = b | {("p", j): x.contiguous() for j, x in enumerate(params)} | {("w", k): x for k, x in enumerate(weights)}
+        b |= {("p", j): x.contiguous() for j, x in enumerate(params)} | {("w", k): x for k, x in enumerate(weights)}
 
         def gradient(buffer, *shape):
             b[buffer] = _empty(like, *shape)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 from torch import Tensor
 
@@ -81,8 +80,8 @@ def panels(matrix: Tensor) -> Tensor:
 
 
 @functools.cache
-def function(compiled: Callable[[str, str], Path]) -> ctypes.c_void_p:
-    """`multiply`, null where the processor has no AVX-512. `compiled` makes a shared object of a source and a level of
+def function(compiled: Callable[[str, str], ctypes.CDLL]) -> ctypes.c_void_p:
+    """`multiply`, null where the processor has no AVX-512. `compiled` makes a library of a source and a level of
     optimisation."""
-    found = getattr(ctypes.CDLL(str(compiled(SOURCE, "-O3"))), "multiply", None)
+    found = getattr(compiled(SOURCE, "-O3"), "multiply", None)
     return ctypes.cast(found, ctypes.c_void_p) if found else ctypes.c_void_p()

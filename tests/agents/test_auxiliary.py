@@ -78,7 +78,7 @@ def test_the_gradient_goes_back_exactly_so_far(kind, truncation):
     state = tuple(s.clone().requires_grad_() for s in rollout.state)
     generator = torch.Generator().manual_seed(3)
     held = auxiliary._state_at(agent, leaf, state, 9)
-    gradient = torch.autograd.grad(flat_state(held).sum(), obs)[0]
+    gradient = torch.autograd.grad(flat_state(agent.core, held).sum(), obs)[0]
     reached = gradient.abs().sum((1, 2)) > 0
     assert reached.tolist() == [max(0, 9 - truncation) <= t < 9 for t in range(T + 1)]
     loss, _ = auxiliary.loss(agent, leaf, state, generator)
@@ -95,6 +95,27 @@ def test_it_fits_every_core(name):
     loss, log = auxiliary.loss(agent, rollout, rollout.state, torch.Generator().manual_seed(0))
     loss.backward()
     assert torch.isfinite(loss) and log and all(p.grad is not None for p in auxiliary.parameters())
+
+
+def test_clocks_are_no_part_of_what_is_asked():
+    for name in VARIANTS:
+        core = make_core(name, 8, 16, horizon=20)
+        state = core.initial_state(B)
+        later = tuple(s + 500 if "clock" in n else s for n, s in zip(core.state_names, state, strict=True))
+        assert torch.equal(flat_state(core, later), flat_state(core, state))
+    stack = make_core("g-lstm", 8, 16, horizon=20, layers=2)
+    assert flat_state(stack, stack.initial_state(B)).shape == (B, 4 * 16)
+
+
+@pytest.mark.parametrize("kind, away", [("reconstruct", (5, 4, 3, 2, 1)), ("predict", (1, 2, 3, 4, 5))])
+def test_errors_are_logged_by_how_far_they_are_from_the_anchor(kind, away):
+    auxiliary = Auxiliary(make_agent(), TARGET, settings(kind))
+    error = 10.0 ** torch.arange(5).view(5, 1).expand(5, B)
+    found = auxiliary._by_distance(error, torch.ones(5, B, dtype=torch.bool), 6 if kind == "reconstruct" else 1)
+    for low, high in ((0, 1), (1, 4), (4, 16)):
+        rows = [10.0**j for j, d in enumerate(away) if low < d <= high]
+        assert found.pop(f"auxiliary_error_within_{high}").item() == pytest.approx(sum(rows) / len(rows))
+    assert not found
 
 
 def learner_with(kind, **changes):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from agents import diagnostics
+from agents import diagnose, diagnostics
 from agents.agent import Agent
 from agents.diagnose import plain
 from agents.diagnostics import (
@@ -87,6 +87,20 @@ def test_a_unit_that_keeps_nine_tenths_has_horizon_ten():
     json.dumps(plain(found), allow_nan=False)
 
 
+def test_all_environments_are_looked_at_up_to_a_bound(monkeypatch):
+    agent = agent_with(make_core("lstm", 8, H))
+    env = CountingEnv(B)
+    rollout, _ = collect(env, agent, start(env, agent), T, torch.Generator().manual_seed(0))
+    for bound, seen in ((256, B), (2, 2)):
+        monkeypatch.setattr(diagnostics, "LOOKED_AT", bound)
+        scalars, histograms = diagnostics.gates_of(agent, rollout)
+        rows, state = Step(*(x[:, :seen] for x in rollout.rows)), tuple(s[:seen] for s in rollout.state)
+        with torch.no_grad():
+            _, _, traces = agent(rows, state, (), record=("keep", "write"))
+        assert scalars == diagnostics.gate_levels(traces["keep"], traces["write"])
+        assert histograms["keep"].shape == (13, seen, H) and histograms["log10_horizon"].shape == (H,)
+
+
 def test_by_row_is_the_row_of_the_episode():
     first = torch.tensor([[1, 1], [0, 0], [1, 0], [0, 0]], dtype=torch.bool)
     assert ages(first).tolist() == [[0, 0], [1, 1], [0, 2], [1, 3]]
@@ -107,6 +121,17 @@ def test_a_linear_recurrence_has_the_gradient_one_can_write_down(a):
     torch.testing.assert_close(found.norm["h"], want, rtol=1e-12, atol=0)
     assert list(found.norm) == ["h"] and found.total_error < 1e-12
     assert decay_length(found.norm["h"]) == pytest.approx(-1 / math.log(a), rel=1e-9)
+
+
+def test_the_reach_of_an_agent_is_over_episodes_and_clocks_have_none():
+    for name in ("gru", "phased-lstm"):
+        agent = agent_with(make_core(name, 8, H))
+        env = CountingEnv(B)
+        rollout, _ = collect(env, agent, start(env, agent), T, torch.Generator().manual_seed(0))
+        assert rollout.rows.first[1:].any(0).all()
+        found = diagnose._gradient(agent, rollout)
+        assert found["norm"].keys() == ({"h"} if name == "gru" else {"h", "c"})
+        assert all(n > 0 for n in found["norm"]["h"][:12]) and found["total_error"] < 1e-3
 
 
 def test_what_does_not_decay_and_what_does_not_pass():

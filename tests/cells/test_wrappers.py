@@ -6,6 +6,7 @@ import torch
 from memory_cells import make_core, unroll
 from memory_cells.cells import GRU, LSTM
 from memory_cells.gates import Coupled
+from memory_cells.multi import Stacked
 from memory_cells.nru import PRESETS
 from memory_cells.variants import count_parameters
 from memory_cells.wrappers import Gaussian, HDetach, Oscillating, TimeGate, Zoneout, clocks, step_open_units
@@ -138,6 +139,35 @@ def test_zoneout_keeps_as_many_units_as_stated():
     _, new = unroll(core, x[:1], NO_RESET[:1, :4], state, noise=(h_mask[:1], c_mask[:1]))
     for mask, old, now in zip((h_mask, c_mask), state, new, strict=True):
         assert torch.equal(now == old, mask[0] > 0)
+
+
+def test_zoneout_takes_the_expectation_in_evaluation():
+    core = Zoneout(LSTM(I, H), 0.3, 0.1).eval()
+    z, (h, c) = (torch.randn(B, 4 * H),), (torch.randn(B, H), torch.randn(B, H))
+    new_h, new_c = core.inner.step(z, (h, c))
+    found_h, found_c = core.step(z, (h, c))
+    torch.testing.assert_close(found_h, 0.1 * h + 0.9 * new_h)
+    torch.testing.assert_close(found_c, 0.3 * c + 0.7 * new_c)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("wrap", [
+    lambda cell: Zoneout(cell, 0.3, 0.1),
+    lambda cell: Zoneout(cell, 0.0, 0.1),
+    lambda cell: TimeGate(cell, Gaussian(H, 3.0)),
+    lambda cell: TimeGate(Zoneout(HDetach(cell, 0.5), 0.3, 0.1), Oscillating(H, 0.5), 0.2),
+])  # fmt: skip
+def test_recorded_gates_are_those_of_the_whole_step(wrap, training):
+    cell = LSTM(I, H)
+    core = wrap(cell).train(training)
+    assert Stacked([LSTM(I, I), core]).holds == core.holds != ()
+    x, (h, c, *clock) = torch.randn(1, B, I), (torch.randn_like(s) for s in core.initial_state(B))
+    state, noise = (h, c.requires_grad_(), *(s + 4 for s in clock)), core.draw(1, B)
+    _, _, traces = unroll(core, x, NO_RESET[:1], state, record=("c", "keep", "write"), noise=noise)
+    new, keep, write = (traces[name][0] for name in ("c", "keep", "write"))
+    candidate = (cell.project(x)[0][0] + h @ cell.weight_h.T).chunk(4, -1)[2].tanh()
+    torch.testing.assert_close(new, keep * c + write * candidate)
+    torch.testing.assert_close(torch.autograd.grad(new.sum(), c)[0], keep)
 
 
 def test_zoneout_of_nothing_is_the_cell_inside():
