@@ -49,6 +49,7 @@ from configs.schema import Config, EnvConfig
 from configs.suite import Planned, Suite, Task, plan, series
 from configs.suite_file import read_suite, suites
 from envs.env import Spec
+from envs.group import EnvError
 
 SCRIPT = Path(__file__).resolve()
 REACH = "reach.json"
@@ -73,6 +74,8 @@ class Comparison:
             spec = specs.setdefault(run.config.env, env.spec)
             _steps_suffice(run, spec)
             _solving_can_be_seen(run, suite.options.solved)
+            learner = run.config.agent
+            spec = spec.seeing_last(learner.see_last_action or learner.see_last_reward)
             self.known[run.cell, run.task.label] = _size(build.make_agent(run.config, env)), spec
         self.series = series({run.task.env: run.config.env for run in self.one_each()})
         self.check(self.sweep() if suite.learning_rates else self.runs())
@@ -146,13 +149,10 @@ class Comparison:
 
 
 def _solving_can_be_seen(run: Planned, solved: float) -> None:
-    """Raises ConfigError where a run could solve its task unnoticed, or stop before it counts as solved."""
+    """Raises ConfigError where nobody looks while a run trains, or it stops before it counts as solved."""
     train = run.config.train
     if not train.evaluate_every:
-        raise ConfigError("a comparison needs train.evaluate_every above 0, or no run could be seen to solve its task")
-    if train.evaluate_every * train.num_envs >= train.steps:  # an update has one row of each environment, or more
-        raise ConfigError(f"{run.task.label}: train.evaluate_every={train.evaluate_every} updates are more than "
-                          f"train.steps={train.steps} can hold, so that no run could be seen to solve its task")
+        raise ConfigError("a comparison needs train.evaluate_every above 0, or no run is seen to solve its task")
     if train.stop_at_success is not None and train.stop_at_success < solved:
         raise ConfigError(f"{run.task.label}: train.stop_at_success={train.stop_at_success} stops runs before solved={solved} "
                           f"counts them as solved; give solved={train.stop_at_success}, or less")
@@ -250,7 +250,7 @@ def compare(comparison: Comparison, lock: int) -> int:
         comparison.check(comparison.runs(rates))
     doomed = {pair for pair, rate in rates.items() if rate is None}
     results, failures, stopped = execute(comparison, comparison.runs(rates), seconds, lock, doomed)
-    write_tables(out, results, suite.options.baseline, [] if stopped else look_inside(results))
+    write_tables(out, results, suite.options.baseline, look_inside(results, again=not stopped))
     write_text(out / "failures.txt", "".join(f"{line}\n" for line in (*in_sweep, *failures)))
     write_csv(out / "timings.csv", [timing(result) for result in results])
     pending = sum(result.status == PENDING for result in results)
@@ -291,15 +291,20 @@ def report(comparison: Comparison, results: Sequence[Result], tables: Mapping[st
 
 def _settings(configs: Sequence[Config]) -> list[str]:
     """What all runs have in common of learner, batch and budget, a line; "several" where tasks differ."""
+    stop = lambda rate: "never" if rate is None else f"at a greedy success of {rate:g}"  # noqa: E731
     told = {"learner": {c.agent.name for c in configs}, "environments": {f"{c.train.num_envs:,}" for c in configs},
-            "steps at most": {f"{c.train.steps:,}" for c in configs}}  # fmt: skip
+            "steps at most": {f"{c.train.steps:,}" for c in configs},
+            "stop": {stop(c.train.stop_at_success) for c in configs}}  # fmt: skip
     one = {what: next(iter(values)) if len(values) == 1 else "several" for what, values in told.items()}
-    return [f"learner {one['learner']}, {one['environments']} environments, {one['steps at most']} steps at most"]
+    return [f"learner {one['learner']}, {one['environments']} environments, {one['steps at most']} steps at most",
+            f"a run stops early: {one['stop']}"]
 
 
-def look_inside(results: Sequence[Result]) -> list[tuple[Slot, reach.Reach]]:
-    """How far the gates and gradients of every run's agent reach; measured once, into the run's folder."""
+def look_inside(results: Sequence[Result], again: bool = True) -> list[tuple[Slot, reach.Reach]]:
+    """How far the gates and gradients of every run's agent reach; measured once, into the run's folder. Not `again`: only
+    of those that were measured."""
     slots = [result.slot for result in results if result.success is not None]
+    slots = [slot for slot in slots if again or (slot.folder / REACH).is_file()]
     new = {slot.folder for slot in slots if not (slot.folder / REACH).is_file()}
     found = []
     with Tally("looking into gates and gradients of agents", len(new)) if new else contextlib.nullcontext() as tally:
@@ -309,7 +314,7 @@ def look_inside(results: Sequence[Result]) -> list[tuple[Slot, reach.Reach]]:
                 if slot.folder in new:
                     reach.write(path, reach.reach(_diagnosis(slot.folder)))
                 found.append((slot, reach.read(path)))
-            except (ConfigError, RunError, CheckpointError) as error:
+            except (ConfigError, RunError, CheckpointError, EnvError) as error:
                 print(f"no gates and gradients of {slot.folder.name}: {error}", file=sys.stderr)
             if slot.folder in new:
                 tally.advance()
@@ -325,7 +330,7 @@ def _diagnosis(run_dir: Path) -> dict[str, Any]:
 
 def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
     """A film of the best cell on each task (by mean success, then by steps to solve; of those whose runs are all done), of
-    its first run that has a checkpoint, made once; caption -> file."""
+    its first run that has a checkpoint, made once and again after the run was; caption -> file."""
     tasks: dict[Any, dict[str, list[Result]]] = {}
     for result in results:
         tasks.setdefault(result.slot.task, {}).setdefault(result.slot.cell, []).append(result)
@@ -340,11 +345,11 @@ def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
         slot, success = filmed.slot, filmed.success
         path = out / "films" / f"{slot.folder.name}.mp4"
         try:
-            if not path.is_file():
+            if not path.is_file() or path.stat().st_mtime < (slot.folder / "evaluation.json").stat().st_mtime:
                 create_folder(path.parent)
                 record_video.film(record_video.parse([str(slot.folder), "--out", str(path)]))
             found[f"{slot.cell} on {slot.folder.name.partition(f'-{slot.cell}')[0]}: success {success:.0%}"] = path
-        except (ConfigError, RunError, FilmError, CheckpointError) as error:
+        except (ConfigError, RunError, FilmError, CheckpointError, EnvError) as error:
             print(f"no film of {slot.folder.name}: {error}", file=sys.stderr)
     return found
 
@@ -380,7 +385,7 @@ def main(argv: list[str]) -> int:
         create_folder(comparison.out)
         with pool.locked(comparison.out) as lock:
             return compare(comparison, lock)
-    except (ConfigError, RunError) as error:
+    except (ConfigError, RunError, EnvError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # while it is getting ready or writing: nothing runs

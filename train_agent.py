@@ -19,7 +19,15 @@ from agents.checkpoint import CheckpointError
 from agents.evaluate import Stopped
 from agents.film import FilmError
 from agents.learner import NonFiniteError
-from agents.runlog import RunError, TensorBoardMirror, create_run_dir, find_run, write_run_files, write_text
+from agents.runlog import (
+    RunError,
+    TensorBoardMirror,
+    create_run_dir,
+    find_run,
+    note_resumption,
+    write_run_files,
+    write_text,
+)
 from agents.session import Interrupt, Session
 from configs.arguments import show_help
 from configs.describe import describe
@@ -68,6 +76,8 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> i
         session.close()
         print("this run has ended; its result:")
         return _conclude(run_dir, config, report)
+    if resume:
+        note_resumption(run_dir, argv)
     with Interrupt() as interrupt:
         finished = session.run(interrupt)
         session.close()

@@ -88,6 +88,14 @@ def save(run_dir: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], 
     return final
 
 
+def make_latest(folder: Path) -> None:
+    """What is resumed from now on is the checkpoint `folder`. Raises CheckpointError."""
+    try:
+        write_atomic(folder.parent / "latest", f"{folder.name} {_sha256((folder / 'manifest.json').read_bytes())}\n".encode())
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder.parent / 'latest'}: {error.strerror or error}") from error
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace the file `path` by one with `data`, so that at any moment the old or the new one is there in full.
     Raises OSError; then the old one is intact and no temporary file is left."""
@@ -275,7 +283,7 @@ def _find(parent: Path, which: str | int) -> Path:
 
 
 def _bytes(path: Path, limit: int | None, exact: int | None = None) -> bytes:
-    """The contents of a regular file of at most `limit`, or exactly `exact` bytes."""
+    """Contents of a regular file of at most `limit`, or exactly `exact` bytes."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -375,7 +383,7 @@ def unflatten(tensors: Mapping[str, Tensor], structure: Any) -> Any:
     if not isinstance(structure, dict):
         return structure
     key = next(iter(structure), "")
-    if not key.startswith("$"):
+    if isinstance(key, str) and not key.startswith("$"):
         return {k: unflatten(tensors, v) for k, v in structure.items()}
     value = structure[key]
     try:

@@ -30,14 +30,16 @@ def remarks(ranking: Sequence[Row], results: Sequence[Result], baseline: str) ->
     cells = {row["cell"] for row in ranking}
     if baseline not in cells:
         return [f"the baseline {baseline} is not among the cells: none is compared with it"]
-    tested = sum(row["p"] is not None for row in ranking)
+    unscored = sorted({run.slot.label for run in results if run.slot.spec.score(0.0) is None})
+    lines = [f"no score, and so no part in its columns, have {', '.join(unscored)}"] if unscored else []
+    tested = sum(row["p_steps"] is not None for row in ranking)
     if not tested:
-        return []
-    pairs = ranking[0]["tasks"] * len({run.slot.seed for run in results})
+        return lines
+    pairs = (ranking[0]["tasks"] + ranking[0]["unscored"]) * len({run.slot.seed for run in results})
     least = min(2.0 ** (1 - pairs) * tested, 1.0)
     if least < 0.05:
-        return []
-    return [f"with {pairs} pairs and {tested} comparisons no corrected p can fall below {least:.2g}: "
+        return lines
+    return [*lines, f"with {pairs} pairs and {tested} comparisons no corrected p can fall below {least:.2g}: "
             "whatever the cells do, none is significant"]  # fmt: skip
 
 
@@ -51,12 +53,12 @@ def control(results: Sequence[Result]) -> list[tuple[str, Estimate | None, float
         if run.slot.cell == CONTROL and spec.r0_memory is not None and spec.chance is not None:
             tasks.setdefault(run.slot.task, []).append(run)
     found = []
-    for (env, length), runs in tasks.items():
+    for runs in tasks.values():
         rate = None
         if whole(runs):
             episodes = runs[0].episodes
             rate = wilson(round(episodes * sum(run.success for run in runs) / len(runs)), episodes)
-        found.append((env if length is None else f"{env} {length}", rate, runs[0].slot.spec.chance))
+        found.append((runs[0].slot.label, rate, runs[0].slot.spec.chance))
     return found
 
 

@@ -169,7 +169,7 @@ def evaluate(agent: Agent, env: Stream, episodes: int, seed: int, stop: object =
         return summarise(played) | computation(agent, played.lengths)
 
     greedy, sampled = summary(None), summary(torch.Generator(env.device).manual_seed(seed + 1))
-    spec = env.spec
+    spec = env.spec.seeing_last(agent.see_last_action or agent.see_last_reward)
     for found in (greedy, sampled):
         found["score"] = spec.score(found["mean_return"])
     reference = {"chance": spec.chance, "r_star": spec.r_star, "r0_memory": spec.r0_memory, "r_random": spec.r_random}

@@ -242,7 +242,7 @@ def profiles(rows: Sequence[Row], summary: Sequence[Row], look: Look):
         own = [row for row in rows if row["cell"] == cell]
         if own:
             x = [row["threshold"] for row in own]
-            if look.bands:
+            if look.bands and own[0]["share_low"] is not None:
                 axis.fill_between(x, [row["share_low"] for row in own], [row["share_high"] for row in own],
                                   color=look.colour(cell), alpha=0.1, linewidth=0)  # fmt: skip
             axis.plot(x, [row["share"] for row in own], **look.sparse(cell))

@@ -29,7 +29,11 @@ def policy_gradient(log_pi: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
 
 
 def ppo(log_pi: Tensor, log_mu: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """Clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, eq. 7); `advantage` without an importance ratio."""
+    """Clipped surrogate (Schulman et al. 2017, arXiv 1707.06347, eq. 7); `advantage` without an importance ratio.
+
+    Algorithm 1 there takes advantages and value targets once a rollout. The learner makes them anew from the values of the
+    moment for every minibatch of every pass, as a recurrent replay gives them anyway.
+    """
     ratio = (log_pi - log_mu).exp()
     return masked_mean(-torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage), mask)
 

@@ -36,13 +36,18 @@ class Slot:
     def task(self) -> tuple[str, int | None]:
         return self.env, self.length
 
+    @property
+    def label(self) -> str:
+        return self.env if self.length is None else f"{self.env} {self.length}"
+
 
 @dataclass(frozen=True)
 class Result:
     """A slot and how it ended. Figures are None unless `status` is solved or censored.
 
-    steps: environment steps made. solved_at: steps at the first greedy evaluation in training with a success rate of
-    `slot.solved`; None if there was none within the budget (censored). success, mean_return: greedy, after training.
+    steps: environment steps made, which may be more than the budget by a part of the last update. solved_at: steps at the
+    first greedy evaluation, in training or after it, with a success rate of `slot.solved`; None if there was none
+    (censored). success, mean_return: greedy, after training.
     score: mean_return between the best without the ability under test (0) and the optimum (1); None where undefined.
     curve: (steps, success rate) of each evaluation in training.
     """
@@ -87,14 +92,18 @@ def makers(results: Iterable[Result]) -> dict[str, int]:
             continue
         try:
             seen = json.loads((run.slot.folder / "versions.json").read_text())
-            git = seen["git"] or {}
-            code = f"commit {git['commit'][:7]}{' with changes' if git['dirty'] else ''}" if git.get("commit") else "no commit"
-            maker = ", ".join([code, *(f"{name} {seen[name]}" for name in ("torch", "numpy", "python")),
-                               seen["gpu"] if seen.get("gpu") else seen["cpu"]])  # fmt: skip
+            maker = "; then ".join(dict.fromkeys(_maker(part) for part in (seen, *seen.get("resumed", ()))))
         except (OSError, ValueError, KeyError, TypeError):
             maker = "not recorded"
         found[maker] = found.get(maker, 0) + 1
     return found
+
+
+def _maker(seen: dict[str, Any]) -> str:
+    git = seen["git"] or {}
+    code = f"commit {git['commit'][:7]}{' with changes' if git['dirty'] else ''}" if git.get("commit") else "no commit"
+    return ", ".join([code, *(f"{name} {seen[name]}" for name in ("torch", "numpy", "python")),
+                      seen["gpu"] if seen.get("gpu") else seen["cpu"]])  # fmt: skip
 
 
 def read_result(slot: Slot, failed: bool) -> Result:
@@ -109,7 +118,7 @@ def read_result(slot: Slot, failed: bool) -> Result:
         success, mean_return = float(greedy["success_rate"]), float(greedy["mean_return"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{slot.folder} is damaged ({type(error).__name__}: {error}); remove it to run it again") from None
-    solved_at = next((step for step, rate in curve if rate >= slot.solved), None)
+    solved_at = next((step for step, rate in (*curve, (steps, success)) if rate >= slot.solved), None)
     return Result(slot, CENSORED if solved_at is None else SOLVED, steps, solved_at, episodes, success, mean_return,
                   slot.spec.score(mean_return), curve)  # fmt: skip
 

@@ -92,6 +92,17 @@ def write_run_files(run_dir: Path, config_yaml: str, argv: Sequence[str], exact_
     write_text(Path(run_dir) / "versions.json", json.dumps(versions, indent=2) + "\n")
 
 
+def note_resumption(run_dir: Path, argv: Sequence[str]) -> None:
+    """Adds to `versions.json`, under "resumed", what goes on with the run. Raises RunError."""
+    path = Path(run_dir) / "versions.json"
+    try:
+        versions = json.loads(path.read_text())
+        versions.setdefault("resumed", []).append(collect_versions(argv))
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({error}); it says which code made the run") from error
+    write_text(path, json.dumps(versions, indent=2) + "\n")
+
+
 def collect_versions(argv: Sequence[str]) -> dict[str, Any]:
     """What a result depends on beside the settings: programs, machine, threads, the state of the code, argv."""
     return {

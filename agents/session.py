@@ -145,10 +145,22 @@ class Session:
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise checkpoint.CheckpointError(f"{folder} does not fit this run's config: {error}") from error
         self.solved, self.pending = meta["solved"], pending
+        if not self.finished:
+            self._drop_results()
+        if which != "latest":  # or a kill before the next save would leave a later checkpoint with a record cut back
+            checkpoint.make_latest(folder)
         self.metrics.truncate_to(meta["metrics_offset"])
         self.saved = self._moment
         again = [] if which == "latest" else ["what came after that checkpoint is dropped and made anew"]
         return [f"resumed at step {self.trainer.step:,} from {folder.name}", *again, *lost]
+
+    def _drop_results(self) -> None:
+        """Removes what was measured at the end of a run that now goes on, from an earlier checkpoint. Raises RunError."""
+        for name in ("evaluation.json", "reach.json"):
+            try:
+                (self.run_dir / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise RunError(f"cannot remove {self.run_dir / name}: {error.strerror or error}") from error
 
     def save(self) -> None:
         if self.saved == self._moment:

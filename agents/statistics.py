@@ -2,8 +2,9 @@
 
 Scores of one method are a matrix (N runs, M tasks). Its uncertainty is that of other seeds on the same tasks, so a resample
 draws N runs anew within each task, independently of the other tasks (stratified bootstrap; Agarwal et al. 2021, arXiv
-2108.13264; their package rliable computes the same, and the tests compare). Episodes are not resampled: those of one run
-share one agent, and agents differ far more than their episodes.
+2108.13264; their package rliable computes the same, and the tests compare). With few runs its intervals are too narrow: of
+nominal 95 %, 75 % cover the mean of one task with N = 3, 84 % with 5, 89 % with 8 (simulated normal scores). Episodes are not
+resampled: those of one run share one agent, and agents differ far more than their episodes.
 
 Every statistic takes (..., N, M), so that all resamples (R, N, M) go through at once.
 """
@@ -117,9 +118,11 @@ def improvement(x: ArrayLike, y: ArrayLike) -> Estimate:
 
 
 def profile_band(scores: ArrayLike, thresholds: ArrayLike) -> tuple[Array, Array, Array]:
-    """The performance profile and its pointwise band."""
+    """The performance profile and its pointwise band, NaN for a single run."""
     scores = np.asarray(scores, float)
     of = partial(profile, thresholds=thresholds)
+    if len(scores) < 2:
+        return of(scores), *[np.full(np.shape(thresholds), np.nan)] * 2
     return (of(scores), *band(of(resample(scores, draw(scores.shape)))))
 
 

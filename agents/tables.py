@@ -80,9 +80,10 @@ def summary(results: Sequence[Result]) -> list[Row]:
 def ranking(results: Sequence[Result], baseline: str) -> list[Row]:
     """One row for each cell, over the tasks that have a score, best IQM first.
 
-    improvement: P(a run of the cell scores above one of the baseline), faster: P(it solves in fewer steps), both mean over
-    tasks. difference: mean over the pairs of runs on the same task with the same seed; p and p_steps: sign-flip tests of these
-    pairs, for the score and for which of both solved first; _holm: corrected for the number of cells.
+    improvement: P(a run of the cell scores above one of the baseline), mean over the tasks that have a score; faster: P(it
+    solves in fewer steps), mean over all. difference: mean over the pairs of runs on the same task with the same seed; p and
+    p_steps: sign-flip tests of these pairs, for the score and for which of both solved first; _holm: corrected for the number
+    of cells. unscored: tasks without a score.
     """
     groups = _group(results)
     tasks = list(dict.fromkeys(result.slot.task for result in results))
@@ -90,13 +91,14 @@ def ranking(results: Sequence[Result], baseline: str) -> list[Row]:
         slot.spec.score(0.0) is not None for slot in (run.slot for run in results) if slot.task == task)]  # fmt: skip
     matrices = {}
     for cell in dict.fromkeys(result.slot.cell for result in results):
-        own = [groups[cell, task] for task in scored]
-        if own and all(map(whole, own)):
-            matrices[cell] = np.hstack([_column(g, "score") for g in own]), np.hstack([_steps(g) for g in own])
+        if all(whole(groups[cell, task]) for task in tasks):
+            scores = np.hstack([_column(groups[cell, task], "score") for task in scored]) if scored else None
+            matrices[cell] = scores, np.hstack([_steps(groups[cell, task]) for task in tasks])
     rows = []
     for cell in dict.fromkeys(result.slot.cell for result in results):
         mine = [run for run in results if run.slot.cell == cell]
-        row = {"cell": cell, "tasks": len(scored), "runs": len(mine), "failed": sum(r.status == FAILED for r in mine)}
+        row = {"cell": cell, "tasks": len(scored), "unscored": len(tasks) - len(scored), "runs": len(mine),
+               "failed": sum(r.status == FAILED for r in mine)}  # fmt: skip
         score = matrices[cell][0] if cell in matrices else None
         row |= _spread("iqm", None if score is None else st.estimate(score, st.iqm))
         row |= _spread("mean", None if score is None else st.estimate(score))
@@ -111,13 +113,16 @@ def ranking(results: Sequence[Result], baseline: str) -> list[Row]:
     return sorted(rows, key=lambda row: (row["iqm"] is None, -(row["iqm"] or 0.0), -(row["mean"] or 0.0)))
 
 
-def _against(cell: str, baseline: str, matrices: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Row:
+def _against(cell: str, baseline: str, matrices: Mapping[str, tuple[np.ndarray | None, np.ndarray]]) -> Row:
+    row = _spread("improvement", None) | _spread("difference", None) | {"p": None}
+    row |= _spread("faster", None) | {"p_steps": None}
     if cell == baseline or cell not in matrices or baseline not in matrices:
-        empty = _spread("improvement", None) | _spread("difference", None) | {"p": None}
-        return empty | _spread("faster", None) | {"p_steps": None}
+        return row
     (score, steps), (base_score, base_steps) = matrices[cell], matrices[baseline]
-    row = _spread("improvement", st.improvement(score, base_score))
-    row |= _spread("difference", st.estimate(score - base_score)) | {"p": st.sign_flip(score.ravel() - base_score.ravel())}
+    if score is not None:
+        row |= _spread("improvement", st.improvement(score, base_score))
+        row |= _spread("difference", st.estimate(score - base_score))
+        row["p"] = st.sign_flip(score.ravel() - base_score.ravel())
     row |= _spread("faster", st.improvement(-steps, -base_steps))
     first = np.where(steps == base_steps, 0.0, np.where(steps < base_steps, 1.0, -1.0))
     return row | {"p_steps": st.sign_flip(first.ravel())}

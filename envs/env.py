@@ -45,6 +45,14 @@ class Spec:
     max_rows: int | None  # rows of the longest episode, the reset row included; None if unbounded
     chance: float | None  # best success rate without memory where that is under test, else without credit, else random
 
+    def seeing_last(self, seen: bool) -> Spec:
+        """The sheet for an agent that sees its last action or reward as well, if `seen`: its memoryless best may be higher,
+        its chance of success is not known, and there is no score where that best is not known or is the optimum."""
+        if not seen or self.r0_memory is None or self.r0_memory_last == self.r0_memory:
+            return self
+        last = self.r0_memory_last
+        return dataclasses.replace(self, r0_memory=last, chance=None, r_star=None if last is None else self.r_star)
+
     @property
     def r0(self) -> float | None:
         """Best return without an ability that the task is about: memory or credit, whichever leaves more, else any skill."""

@@ -50,6 +50,7 @@ CASES = {name: [f"cell={name}", "agent.minibatches=2", "agent.reuse=2"] for name
                             "agent.actor_lag=3", "agent.minibatches=1"],
     "rare sights": ["cell=ur-lstm", "agent=long"],
     "looked into": ["cell=cr-lstm", "train.diagnose_every=1", "train.examine_every=2", "agent.actor_lag=2"],
+    "a decoder": ["cell=lstm", "aux=reconstruct", "aux.memory=20", "aux.pretrain_updates=4"],
     "until solved": ["cell=lstm", "train.stop_at_success=0", "train.evaluate_every=5"],
 }
 EVERY_3 = "train.evaluate_every=3"
@@ -270,6 +271,27 @@ def test_a_finished_run_is_evaluated_again(tmp_path):
     assert (run / "evaluation.json").read_bytes() == before
     assert_same(known, outcome(run))
     assert files == {p: p.read_bytes() for p in [run / "metrics.jsonl", *(run / "checkpoints").rglob("*.*")]}
+
+
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_has_no_result(tmp_path, monkeypatch):
+    """Killed before its new end, it must not look done: what was measured at the old end goes first."""
+    run = train(tmp_path / "run", "train.checkpoint_every=1")
+    (run / "reach.json").write_text("{}")
+    older = list_checkpoints(run)[0]
+    cut_back = MetricsLog.truncate_to
+
+    def killed(log, offset):
+        assert not (run / "evaluation.json").exists() and not (run / "reach.json").exists()
+        cut_back(log, offset)
+        raise Death
+
+    monkeypatch.setattr(MetricsLog, "truncate_to", killed)
+    with pytest.raises(Death):
+        train_agent.main(["--resume", str(older)])
+    monkeypatch.undo()
+    assert resume(run) and (run / "evaluation.json").is_file()
+    resumed = json.loads((run / "versions.json").read_text())["resumed"]
+    assert len(resumed) == 1 and {"git", "torch", "argv"} <= resumed[0].keys()
 
 
 def test_what_may_change(tmp_path, moments, capsys):

@@ -26,6 +26,7 @@ matplotlib.use("Agg")
 
 
 def tables(tmp_path: Path, results: list[Result], baseline: str = "lstm") -> dict[str, list[dict]]:
+    tmp_path.mkdir(exist_ok=True)
     write_tables(tmp_path, results, baseline)
     return read_tables(tmp_path)
 
@@ -85,6 +86,41 @@ def test_ranking(made):
     assert math.isclose(ranked[0]["improvement"], np.mean(wins), rel_tol=1e-5)
     assert ranked[0]["faster"] == 1 and math.isclose(ranked[0]["p_steps"], 2 / 2**9, rel_tol=1e-5)
     assert math.isclose(ranked[2]["difference"], -(1.02 + 1.0 + 0) * 2 / 9, rel_tol=1e-5)
+
+
+def test_each_p_is_corrected_by_its_own(tmp_path):
+    """gru scores better in all of 6 pairs and solves sooner in none; janet the other way round."""
+    def rule(cell, env, length, seed):
+        return {"lstm": (0.9, 50_000), "gru": (1.0, 50_000), "janet": (0.9, 10_000)}[cell]
+
+    ranked = tables(tmp_path, compared("lstm gru janet", {"tmaze_passive": (10, 50)}, 3, rule))["ranking"]
+    gru, janet = (row(ranked, cell=cell) for cell in ("gru", "janet"))
+    assert (gru["p_holm"], gru["p_steps_holm"]) == (0.0625, 1) and (janet["p_holm"], janet["p_steps_holm"]) == (1, 0.0625)
+
+
+def test_a_task_without_a_score_counts_for_speed(tmp_path):
+    """gru is never better where there is a score, and solves the other task, which lstm does not."""
+    def rule(cell, env, length, seed):
+        return (1.0, 20_000) if cell == "gru" or env == "tmaze_passive" else (0.5, None)
+
+    def unscored(run):
+        if run.slot.env == "tmaze_passive":
+            return run
+        slot = dataclasses.replace(run.slot, spec=dataclasses.replace(run.slot.spec, r_star=None))
+        return dataclasses.replace(run, slot=slot, score=None)
+
+    found = [unscored(run) for run in compared("lstm gru", {"tmaze_passive": (10,), "tmaze_bakker": (10,)}, 3, rule)]
+    ranked = tables(tmp_path / "a", found)["ranking"]
+    gru = row(ranked, cell="gru")
+    assert (gru["tasks"], gru["unscored"], gru["iqm"], gru["improvement"], gru["faster"]) == (1, 1, 1, 0.5, 0.75)
+    assert remarks(ranked, found, "lstm")[0] == "no score, and so no part in its columns, have tmaze_bakker 10"
+    alone = [run for run in found if run.slot.env == "tmaze_bakker"]
+    gru = row(tables(tmp_path / "b", alone)["ranking"], cell="gru")
+    assert (gru["iqm"], gru["improvement"], gru["p"], gru["faster"], gru["p_steps"]) == (None, None, None, 1, 0.25)
+    broken = [dataclasses.replace(run, status=FAILED) if (run.slot.cell, run.slot.env, run.slot.seed) ==
+              ("gru", "tmaze_bakker", 2) else run for run in found]  # fmt: skip
+    gru = row(tables(tmp_path / "c", broken)["ranking"], cell="gru")
+    assert (gru["failed"], gru["iqm"], gru["faster"]) == (1, None, None)
 
 
 def test_lengths_profiles_and_curves(made, results):
@@ -184,6 +220,7 @@ def test_the_control_is_judged_against_chance_where_memory_is_needed():
     assert "control on tmaze_bakker 10" in bakker and bakker.endswith("chance 0.5 - ABOVE chance")
     assert active == "control on tmaze_active 10: not judged, for a run of it failed or is still to be made"
     assert noisy.endswith("chance 0.5 - below chance")
+    assert "0.560 [0.529, 0.590]" in bakker  # 1,000 episodes, for all three play the same ones
 
 
 def test_what_no_number_of_wins_can_show_is_said(tmp_path):
@@ -207,10 +244,13 @@ def test_who_made_the_runs_is_told(tmp_path):
         folder.mkdir()
         git = {"commit": "abcdef0123" if k else "0123456789", "dirty": k == 1}
         versions = {"git": git, "torch": "2.13.0", "numpy": "2.4.6", "python": "3.11.7", "gpu": None, "cpu": "A chip"}
+        if k == 1:
+            versions["resumed"] = [versions | {"git": {"commit": "5555555555", "dirty": False}}, dict(versions)]
         (folder / "versions.json").write_text(json.dumps(versions) if k < 3 else "{")
         results.append(dataclasses.replace(run, slot=dataclasses.replace(run.slot, folder=folder)))
     rest = "torch 2.13.0, numpy 2.4.6, python 3.11.7, A chip"
-    assert makers(results) == {f"commit 0123456, {rest}": 1, f"commit abcdef0 with changes, {rest}": 1, "not recorded": 1}
+    both = f"commit abcdef0 with changes, {rest}; then commit 5555555, {rest}"
+    assert makers(results) == {f"commit 0123456, {rest}": 1, both: 1, "not recorded": 1}
 
 
 def test_learning_rates_are_chosen_by_score_then_by_area_and_failures_are_not_eligible():
@@ -250,6 +290,12 @@ def test_reading_a_run(tmp_path):
     result = read_result(slot, True)  # it failed once, and is done
     assert (result.status, result.solved_at, result.steps, result.score) == (SOLVED, 300, 1010, 0.5)
     assert result.curve == ((200, 0.4), (300, 0.9), (400, 0.2))
+    late = read_result(dataclasses.replace(slot, solved=0.95), False)
+    assert (late.status, late.solved_at) == (CENSORED, None)
+    report["greedy"]["success_rate"] = 0.95  # solved after the last evaluation in training
+    (tmp_path / "evaluation.json").write_text(json.dumps(report))
+    late = read_result(dataclasses.replace(slot, solved=0.95), False)
+    assert (late.status, late.solved_at, late.curve) == (SOLVED, 1010, result.curve)
     (tmp_path / "evaluation.json").write_text('{"step": 1010}')
     with pytest.raises(RunError, match=r"is damaged.*remove it"):
         read_result(slot, False)

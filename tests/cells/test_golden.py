@@ -225,7 +225,7 @@ TAMPERED = [
     ("kaf-lstm", squash.KAF, "forward", "0.5 * mixed + 0.5 * pre", "0.5 * mixed - 0.5 * pre"),
     ("nru", nru.NRU, "step", "self._mix(alpha, *sides[:2]) - self", "self._mix(alpha, *sides[:2]) + self"),
     ("nru", nru.NRU, "step", "alpha, beta, *sides =", "beta, alpha, *sides ="),
-    ("g-lstm", wrappers.TimeGate, "step", "(1 - k) * o", "(1 + k) * o"),
+    ("g-lstm", wrappers.TimeGate, "step", "self.held(1 - k)", "self.held(1 + k)"),
     ("g-lstm", wrappers.Gaussian, "forward", "t - self.mu", "t + self.mu"),
     ("phased-lstm", wrappers.Oscillating, "forward", "t - self.shift", "t + self.shift"),
     ("phased-lstm", cells.LSTM, "finish", "a + peep[name] * c", "a - peep[name] * c"),
