@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -107,13 +108,18 @@ def make(name: str, num_envs: int, device: str | torch.device = "cpu", seed: int
     if name not in ENVS:
         raise ValueError(f"unknown environment {name!r}{_nearest(name, list(ENVS))}; known: {', '.join(ENVS)}")
     row = ENVS[name]
-    known = [p for p in inspect.signature(row.env).parameters if p not in row.fixed]
     for key in kwargs:
         if key in row.fixed:
             raise ValueError(f"{name} fixes {key} = {row.fixed[key]!r}; it cannot be set")
+    check_arguments(name, kwargs, [p for p in inspect.signature(row.env).parameters if p not in row.fixed])
+    return row.env(num_envs, device=device, seed=seed, **row.fixed, **{**row.defaults, **kwargs})
+
+
+def check_arguments(name: str, given: Iterable[str], known: list[str]) -> None:
+    """Raises ValueError for the first of the `given` arguments that is not `known`, with the nearest one."""
+    for key in given:
         if key not in known:
             raise ValueError(f"{name} has no argument {key!r}{_nearest(key, known)}; known: {', '.join(known)}")
-    return row.env(num_envs, device=device, seed=seed, **row.fixed, **{**row.defaults, **kwargs})
 
 
 def _nearest(word: str, known: list[str]) -> str:

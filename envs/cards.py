@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from envs.env import Spec, at_least
+from envs.env import Spec, at_least, flag
 from envs.quiz import Quiz, tail
 from envs.render_quiz import Tile
 
@@ -45,7 +45,7 @@ class _Cards(Quiz):
         self.decks, self.deck_size = at_least("decks", decks, 1), at_least("deck_size", deck_size, self.values)
         if self.deck_size % self.values:
             raise ValueError(f"deck_size must be a multiple of {self.values}, got {deck_size}")
-        self.replacement = bool(replacement)
+        self.replacement = flag("replacement", replacement)
         self.cards = self.decks * self.deck_size  # n
         self.copies = self.cards // self.values
         self.lay_out()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.env import Env, Spec, at_least
+from envs.env import Env, Spec, at_least, flag
 from envs.quiz import Quiz
 from envs.render_chains import discounting_frames, umbrella_frames
 from envs.render_quiz import Tile
@@ -63,7 +63,7 @@ class MemoryChain(Quiz):
         bsuite_quirk: bool = False,
     ) -> None:
         self.memory_length, self.num_bits = at_least("memory_length", memory_length, 1), at_least("num_bits", num_bits, 1)
-        self.bsuite_quirk = bool(bsuite_quirk)
+        self.bsuite_quirk = flag("bsuite_quirk", bsuite_quirk)
         self.steps, self.questions = self.memory_length + self.bsuite_quirk, 1
         self.obs_high = max(1.0, self.num_bits - 1.0) if self.bsuite_quirk else 1.0
         super().__init__(num_envs, device, seed, cue_visible)
@@ -157,7 +157,7 @@ class UmbrellaChain(Env):
     ) -> None:
         self.chain_length = at_least("chain_length", chain_length, 1)
         self.distractors = at_least("distractors", distractors, 0)
-        self.hidden = bool(hidden)
+        self.hidden = flag("hidden", hidden)
         super().__init__(num_envs, device, seed, cue_visible)
 
     def prepare(self) -> None:

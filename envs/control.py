@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.env import Env, Spec, at_least
+from envs.env import Env, Spec, at_least, flag
 from envs.render_control import cartpole_frames, catch_frames
 
 SIDE = 7  # of the board
@@ -178,7 +178,7 @@ class CartPolePomdp(Env):
         step_limit: int = 500,
         scaled: bool = False,
     ) -> None:
-        self.step_limit, self.scaled = at_least("step_limit", step_limit, 1), bool(scaled)
+        self.step_limit, self.scaled = at_least("step_limit", step_limit, 1), flag("scaled", scaled)
         # Gymnasium's bound of the position; the velocities stay below 10 as the cart has 4.8 to speed up in.
         self.obs_high = 12.0 if cue_visible else 2 * X_LIMIT
         self.obs_low = -self.obs_high

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from envs.env import Spec, at_least
+from envs.env import Spec, at_least, flag
 from envs.quiz import Quiz, tail
 from envs.render_quiz import Tile
 
@@ -62,7 +62,7 @@ class CopyDelay(Quiz):
         if symbols > 256:
             raise ValueError(f"symbols must be at most 256, got {symbols}")
         self.action_names = tuple(map(str, range(symbols)))
-        self.reversed = bool(reversed)
+        self.reversed = flag("reversed", reversed)
         self.steps, self.questions = 2 * self.length + self.delay, self.length
         super().__init__(num_envs, device, seed, cue_visible)
 

@@ -156,7 +156,7 @@ class Env(Stream):
     ) -> None:
         self.num_envs = at_least("num_envs", num_envs, 1)
         self.device = torch.device(device)
-        self.cue_visible = bool(cue_visible)
+        self.cue_visible = flag("cue_visible", cue_visible)
         self.generator = torch.Generator(self.device)
         self._no_action = torch.full((), NO_ACTION, dtype=torch.int64, device=self.device)
         self._no_reward = torch.zeros((), dtype=torch.float32, device=self.device)
@@ -305,11 +305,14 @@ class Env(Stream):
                     f"environment state entry {key!r} is {tuple(value.shape)} {value.dtype}, "
                     f"this environment needs {tuple(want[key].shape)} {want[key].dtype}"
                 )
+        if "generator" in saved:
+            try:
+                self.generator.set_state(saved["generator"].cpu())  # first, for it looks at the bytes and may refuse them
+            except RuntimeError as error:
+                raise ValueError(f"environment state entry 'generator' is no generator's: {error}") from None
         for name, buffer in zip(self.state._fields, self.state, strict=True):
             buffer.copy_(saved[f"state.{name}"])
         self.ended.copy_(saved["ended"])
-        if "generator" in saved:
-            self.generator.set_state(saved["generator"].cpu())
 
 
 def at_least(name: str, value: int, low: int) -> int:
@@ -321,6 +324,13 @@ def at_least(name: str, value: int, low: int) -> int:
     if number is None or isinstance(value, bool) or number < low:
         raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
     return number
+
+
+def flag(name: str, value: bool) -> bool:
+    """`value` as a bool; ValueError unless it is one, or 0 or 1: any text would be true."""
+    if isinstance(value, str) or value not in (0, 1):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return bool(value)
 
 
 def in_range(name: str, value: float, low: float, high: float) -> float:

@@ -135,6 +135,15 @@ class Rows(NamedTuple):
         return [*self.leaves, *self[1:]]
 
 
+def step_limit(made: Any) -> int | None:
+    """The tightest limit of steps that an environment of Gymnasium, single or vector, tells of: its own id's, MiniGrid's, or
+    that of our spec sheet."""
+    own, spec = made.unwrapped, getattr(made, "spec", None)
+    rows = getattr(getattr(getattr(own, "env", None), "spec", None), "max_rows", None)
+    told = [spec and spec.max_episode_steps, getattr(own, "max_steps", None), rows and rows - 1]
+    return min((n for n in told if isinstance(n, int) and n > 0), default=None)
+
+
 class Group:
     """`count` environments in this process. `first`: the number of the first of them, for messages.
 
@@ -146,9 +155,7 @@ class Group:
         self.num_envs, self.first = count, first
         env = self.envs[0]
         self.action_space, (self.leaves, self.texts) = env.action_space, leaves_of(env.observation_space)
-        limit = env.spec.max_episode_steps if env.spec else None
-        limit = limit or getattr(env.unwrapped, "max_steps", None)  # MiniGrid counts by itself
-        self.max_steps = limit if isinstance(limit, int) and limit > 0 else None
+        self.max_steps = step_limit(env)
         self.reward_threshold = env.spec.reward_threshold if env.spec else None
         self.action_names = [str(name) for name in getattr(getattr(env.unwrapped, "actions", None), "__members__", ())]
         self.rows = Rows.empty(self.leaves, count)

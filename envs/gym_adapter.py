@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,7 @@ def register_all() -> None:
 
 def make_single(env: str, render_mode: str | None = None, device: str = "cpu", **kwargs: Any) -> GymEnv:
     """Entry point of `gymnasium.make`."""
-    return GymEnv(envs.ENVS[env].env(1, device=device, **kwargs), render_mode=render_mode)
+    return GymEnv(_native(env, 1, device, kwargs), render_mode=render_mode)
 
 
 def make_vector(
@@ -52,15 +53,26 @@ def make_vector(
     **kwargs: Any,
 ) -> GymVectorEnv:
     """Entry point of `gymnasium.make_vec`."""
-    native = envs.ENVS[env].env(num_envs, device=device, **kwargs)
+    native = _native(env, num_envs, device, kwargs)
     return GymVectorEnv(native, render_mode=render_mode, output=output, max_episode_steps=max_episode_steps)
+
+
+def _native(name: str, num_envs: int, device: str, kwargs: dict[str, Any]) -> Env:
+    """Raises ValueError for an argument that the environment does not have."""
+    make = envs.ENVS[name].env
+    if "seed" in kwargs:
+        raise ValueError("seed is an argument of reset(), not of make()")
+    known = [p for p in inspect.signature(make).parameters if p not in ("num_envs", "device", "seed")]
+    envs.check_arguments(name, kwargs, known)
+    return make(num_envs, device=device, **kwargs)
 
 
 class GymEnv(gymnasium.Env[Any, np.int64]):
     """One environment (`env.num_envs == 1`) as a `gymnasium.Env`, on numpy arrays.
 
-    `info` holds "success" (bool) on the last step of an episode and is empty otherwise. A MiniGrid environment also has
-    what minigrid's wrappers read (`unwrapped.grid`, `agent_pos`, `get_frame`, ...: envs/minigrid_mirror.py).
+    `info` holds "success" (bool) on the last step of an episode and is empty otherwise, and so where a TimeLimit around this
+    cuts an episode, which `unwrapped` does not see (the vector form, which counts itself, reports it). A MiniGrid environment
+    also has what minigrid's wrappers read (`unwrapped.grid`, `agent_pos`, `get_frame`, ...: envs/minigrid_mirror.py).
 
     Raises:
         ValueError: env has more than one environment; render_mode unknown; an action outside the action space.
@@ -114,6 +126,9 @@ class GymEnv(gymnasium.Env[Any, np.int64]):
         return self.env.render()[0] if _can_render(self) else None
 
 
+make_single.metadata = GymEnv.metadata  # where gymnasium.make looks for what "human" and "rgb_array_list" are made of
+
+
 class GymVectorEnv(gymnasium.vector.VectorEnv):
     """B environments as a `gymnasium.vector.VectorEnv` with NEXT_STEP autoreset, which is the stream itself.
 
@@ -125,7 +140,9 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         env: any of ours.
         render_mode: None or "rgb_array".
         output: "numpy" (rewards float64, as Gymnasium's own vector environments) or "torch": tensors that stay on the
-            device (rewards float32), without a host sync on a GPU, where actions are therefore not checked.
+            device (rewards float32), without a host sync on a GPU, where actions are therefore not checked. Two kinds of
+            id do read the device: those that replay minigrid's seeds (MiniGrid-Memory, unless draws="device" is given)
+            and those whose observation has a text for each environment (Fetch, KeyCorridor).
         max_episode_steps: truncate an episode after so many steps, as Gymnasium's TimeLimit does for a single one.
 
     Raises:
@@ -159,6 +176,8 @@ class GymVectorEnv(gymnasium.vector.VectorEnv):
         return self._observation(self.env.reset()), {}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        if not self._seeded:
+            raise gymnasium.error.ResetNeeded("call reset() before step()")
         row = self.env.step(self._checked(actions))
         late = None
         if self.limit is not None:
@@ -214,7 +233,7 @@ def _numpy(batch: Any) -> Any:
 def _reseed(gym: GymEnv | GymVectorEnv, seed: int | None, seeded: bool) -> bool:
     """Without any seed a first reset is random, as Gymnasium has it; later ones go on with the same generator."""
     if seed is not None:
-        gym.env.seed(seed)
+        gym.env.seed(seed % 2**63)  # Gymnasium's may be any whole number, torch's have 64 bits
     elif not seeded:
         gym.env.seed(int(gym.np_random.integers(2**31)))
     return True

@@ -181,6 +181,8 @@ def make_gymnasium(
         ValueError: what is wrong, in one line. EnvError: a worker process failed at the start.
     """
     at_least("num_envs", num_envs, 1)
+    if max_episode_steps is not None:
+        at_least("max_episode_steps", max_episode_steps, 1)
     if workers is not None and vectorization != "async":
         raise ValueError(f"workers={workers} needs vectorization=async, it is {vectorization}")
     recipe = Recipe(id, parse_kwargs(kwargs), max_episode_steps, render)
@@ -196,7 +198,7 @@ def make_gymnasium(
         source = EnvPoolSource(recipe, num_envs)
     else:
         raise ValueError(f"vectorization must be one of {', '.join(VECTORIZATIONS)}, got {vectorization!r}")
-    source.max_steps = max_episode_steps or source.max_steps
+    source.max_steps = min((n for n in (max_episode_steps, source.max_steps) if n is not None), default=None)
     try:
         return GymnasiumStream(source, device, seed, **options)
     except ValueError as error:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.env import Spec, at_least
+from envs.env import Spec, at_least, flag
 from envs.minigrid_plan import NEVER, Field, Planner, entering
 from envs.minigrid_view import (
     BLUE,
@@ -144,7 +144,7 @@ class Empty(Control):
         seed: int = 0,
         cue_visible: bool = False,
     ) -> None:
-        self.size, self.random_start = at_least("size", size, 4), bool(random_start)
+        self.size, self.random_start = at_least("size", size, 4), flag("random_start", random_start)
         steps = 4 * size**2 if max_steps is None else max_steps
         super().__init__(num_envs, size, size, steps, agent_view_size, device, seed, cue_visible)
 

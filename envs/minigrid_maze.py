@@ -109,10 +109,14 @@ def stream_to_bytes(stream: np.random.Generator) -> Tensor:
     return torch.from_numpy(np.frombuffer(raw, np.uint8).copy())
 
 
-def stream_from_bytes(stream: np.random.Generator, row: Tensor) -> None:
-    """Go on where the stream was that `row` was made of."""
-    raw = row.cpu().numpy().tobytes()
+def stream_from_bytes(row: Tensor) -> np.random.Generator:
+    """A stream that goes on where the one was that `row` was made of. Raises ValueError."""
+    raw, stream = row.cpu().numpy().tobytes(), np.random.Generator(np.random.PCG64(0))
     state, inc, has_uint32, uinteger = (int.from_bytes(raw[i : i + 16], "little") for i in range(0, 64, 16))
-    stream.bit_generator.state = {
-        "bit_generator": "PCG64", "state": {"state": state, "inc": inc}, "has_uint32": has_uint32, "uinteger": uinteger
-    }  # fmt: skip
+    try:
+        stream.bit_generator.state = {
+            "bit_generator": "PCG64", "state": {"state": state, "inc": inc}, "has_uint32": has_uint32, "uinteger": uinteger
+        }  # fmt: skip
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"environment state entry 'streams' is no generator's: {error}") from None
+    return stream

@@ -57,7 +57,7 @@ class _Memory(Mirrored):
         scattered: bool = True,
     ) -> None:
         self.agent_view_size = at_least("agent_view_size", agent_view_size, 3)  # and what `View` says
-        if actions not in (3, 7):
+        if actions not in (3, 7) or not isinstance(actions, int):
             raise ValueError(f"actions must be 3 (left, right, forward) or 7 (all of MiniGrid's), got {actions!r}")
         if path not in ("auto", "table", "grid"):
             raise ValueError(f"path must be 'auto', 'table' or 'grid', got {path!r}")
@@ -182,7 +182,7 @@ class _Memory(Mirrored):
         return obs
 
     def render(self, index: Sequence[int] | None = None) -> np.ndarray:
-        rows = torch.arange(self.num_envs) if index is None else torch.tensor(list(index))
+        rows = torch.arange(self.num_envs) if index is None else torch.tensor(list(index), dtype=torch.int64)
         place, t = (field.cpu()[rows] for field in self.state)
         maze, seen = self.maze, self.observation(self.state).cpu()[rows]
         layout, cell, direction = maze.layout[place], maze.cell[place], maze.direction[place]
@@ -245,10 +245,10 @@ class _Memory(Mirrored):
         return saved
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        streams = [stream_from_bytes(row) for row in saved.get("streams", ())]  # first, for it may refuse them
         super().load_state_dict(saved)
         if self.draws == "minigrid":
-            for stream, row in zip(self._streams, saved["streams"], strict=True):
-                stream_from_bytes(stream, row)
+            self._streams = streams
 
     def load_minigrid(self, envs: Sequence[Any]) -> None:
         """Go on from the states of B minigrid environments (`MemoryEnv`s of this size, reset and not over).
@@ -289,7 +289,8 @@ class MiniGridMemory(_Memory):
 
     Spec sheet (V agent_view_size, e the longest hallway's; all by computation, `envs.minigrid_optimum`)
       m                      rows from the last sight of the cue to the row of the turn: e + 3 - V for V >= 5, and one
-                             more for V = 3, where one must turn to see an object; 0 in the leaky sizes
+                             more for V = 3, where one must turn to see an object; of the
+                             longest hallway, so 0 only where all are leaky
       c                      longest over the best policy's histories; about the length of its episodes
       R_oracle               mean of 1 - 0.9 d / (5 S^2), d the shortest way (0 where it is longer than max_steps)
       R*                     shortest path over beliefs (start, e, cue and sides are hidden, also from a view-3 agent); not

@@ -14,7 +14,7 @@ from envs.minigrid_view import EMPTY, World, unpack
 #: attributes and methods of minigrid 3.2.0's `MiniGridEnv` that read the state and change nothing
 READABLE = frozenset((
     "actions", "agent_dir", "agent_pos", "agent_sees", "agent_view_size", "carrying", "dir_vec", "front_pos", "gen_obs",
-    "gen_obs_grid", "get_frame", "get_full_render", "get_pov_render", "get_view_coords", "get_view_exts", "grid", "hash",
+    "gen_obs_grid", "get_frame", "get_full_render", "get_pov_render", "get_view_coords", "get_view_exts", "grid",
     "height", "highlight", "in_view", "max_steps", "mission", "pprint_grid", "relative_coords", "right_vec",
     "see_through_walls", "step_count", "steps_remaining", "tile_size", "width",
 ))  # fmt: skip

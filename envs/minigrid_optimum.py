@@ -116,7 +116,7 @@ def _memory_length(maze: Maze, shows_cue: np.ndarray, shows_objects: np.ndarray)
     going = np.isfinite(distance) & (distance > 0)
     arrival = (maze.cell.numpy() % W > end) & (maze.direction.numpy() == EAST) & going
     last = 2 if shows_objects[arrival].all() else 1
-    return max(int(distance[going & shows_cue & (end == e)].min()) - last for e in set(end.tolist()))
+    return max(0, *(int(distance[going & shows_cue & (end == e)].min()) - last for e in set(end.tolist())))
 
 
 def _random_return(maze: Maze, starts: dict[int, int], max_steps: int, actions: int) -> float:

@@ -65,7 +65,7 @@ def grid_frames(
         frame[MARGIN : MARGIN + world[0], MARGIN : MARGIN + world[1]] = picture
         ours = image.astype(np.int64) @ (1, 1 << 8, 1 << 16)
         picture = _tiles(ours.T, ours.T != 0, np.zeros_like(ours), small)
-        if image[V // 2, V - 1, 0] == OBJECTS.index("empty"):
+        if image[V // 2, V - 1, 0] in (OBJECTS.index("empty"), OBJECTS.index("agent")):  # the twin's shows its direction there
             _put_agent(picture, V - 1, V // 2, 3, small)
         frame[seen_at[0] : seen_at[0] + seen[0], seen_at[1] : seen_at[1] + seen[1]] = picture
         _clock(frame, share)

@@ -168,7 +168,7 @@ class GridWorld(Mirrored):
         return torch.zeros_like(state.grid, dtype=torch.bool)
 
     def render(self, index: Sequence[int] | None = None) -> np.ndarray:
-        rows = torch.arange(self.num_envs) if index is None else torch.tensor(list(index))
+        rows = torch.arange(self.num_envs) if index is None else torch.tensor(list(index), dtype=torch.int64)
         grid, cell, direction, t = (field.cpu()[rows] for field in (*self.state[:3], self.state.t))
         view = View(self.height, self.width, self.agent_view_size, self.see_through_walls)
         image = self.observation(self.state).cpu()[rows][..., :3]

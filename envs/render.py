@@ -107,7 +107,7 @@ def observation_strips(frames: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Adds to each of `frames` (changed in place) what the agent sees: `seen` (B, n) in [0, 1], three numbers of code and
     n - 3 bits, as squares that are the darker the larger. Returns `frames`."""
     pitch = min(21.0, HEAD_WIDTH / (seen.shape[1] + 1))
-    half = pitch / 2 - 1.5
+    half = max(pitch / 2 - 1.5, 1.0)
     for frame, values in zip(frames, seen.tolist(), strict=True):
         image = frame.astype(np.float32) / 255
         for k, value in enumerate(values):

@@ -39,8 +39,10 @@ def observation_layout(leaves: Sequence[Leaf], kind: str = "auto", direction: bo
         direction: of "symbols": the agent's direction, if there is one, as a fourth code of every cell.
 
     Raises:
-        ValueError: nothing there that can be shown so, or `direction` false without symbols.
+        ValueError: another kind, nothing there that can be shown so, or `direction` false without symbols.
     """
+    if kind not in ("auto", "vector", "pixels", "symbols"):
+        raise ValueError(f"observation must be auto, vector, pixels or symbols, got {kind!r}")
     names = {leaf.path[-1] if leaf.path else "": k for k, leaf in enumerate(leaves)}
     grid, compass = names.get("image"), names.get("direction")
     if grid is not None and not (_is_picture(leaves[grid]) and max(leaves[grid].space.shape) <= MINIGRID_SIDE):

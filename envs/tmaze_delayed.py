@@ -45,7 +45,7 @@ class DelayedChoice(Corridor):
                              nothing that a memoryless agent sees there carries the bit. Noise starts after the choice.
       R0_credit = 0.5        walks, for a step behind schedule costs at once, and chooses anyhow; with D = 0: does not apply
       R_random               exact, from the distribution of the random walk
-      max_rows = T + 1, chance = 0.5 (with L = 0: 1)
+      max_rows = T + 1, chance = 0.5 (with L = D = 0, and of the twin with D = 0: 1)
     Cue-visible twin: m = 0, R* = 1, c and R0_credit as above.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from envs.env import Env, Spec, at_least, in_range
+from envs.env import Env, Spec, at_least, flag, in_range
 from envs.render import series_frames
 
 FORWARD, LEFT, RIGHT = range(3)
@@ -143,7 +143,7 @@ class RewriteTMaze(Series):
             raise ValueError(f"min_length must be at most corridor_length = {corridor_length}, got {min_length}")
         self.step_cost = in_range("step_cost", step_cost, 0, 1)
         self.wrong_turn_cost = in_range("wrong_turn_cost", wrong_turn_cost, 0, 1)
-        self.show_position = bool(show_position)
+        self.show_position = flag("show_position", show_position)
         self.needed = self.corridors * (self.corridor_length + 1)
         self.step_limit = at_least("step_limit", 6 * self.needed if step_limit is None else step_limit, self.needed)
         super().__init__(num_envs, device, seed, cue_visible)

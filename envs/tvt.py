@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from envs import tvt_rooms as rooms
-from envs.env import Spec
+from envs.env import Spec, flag
 from envs.render import GRID
 from envs.tvt_phases import BLUE, DOOR, GREEN, KEY, RED, WHITE, ThreePhases, beside
 from envs.tvt_render import BLOCKS, DOOR_BLUE, GOLD, LIGHT, Thing
@@ -78,7 +78,7 @@ class _Match(ThreePhases):
         final_reward: float = 5.0,
         fixed_colours: bool = False,
     ) -> None:
-        self.fixed_colours = bool(fixed_colours)
+        self.fixed_colours = flag("fixed_colours", fixed_colours)
         super().__init__(num_envs, device, seed, cue_visible, explore_length, distractor_length, reward_length, apples,
                          apple_reward, apple_reward_high, final_reward)  # fmt: skip
 

@@ -190,7 +190,7 @@ class ThreePhases(Env):
 
     def render(self, index: Sequence[int] | None = None) -> np.ndarray:
         """(B, h, w, 3) uint8: the room, the agent's view, the aim and the phases (`envs/tvt_render.py`)."""
-        rows = torch.tensor(list(range(self.num_envs) if index is None else index), device=self.device)
+        rows = torch.tensor(list(range(self.num_envs) if index is None else index), dtype=torch.int64, device=self.device)
         batch = type(self.state)(*(field.index_select(0, rows) for field in self.state))
         views, at = self.observation(batch).cpu().numpy(), self._at(batch).tolist()
         lengths = (self.explore_length, self.distractor_length, self.reward_length)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from envs.group import EnvError, Recipe, Rows, describe, leaves_of
+from envs.group import EnvError, Recipe, Rows, describe, leaves_of, step_limit
 
 
 class VectorSource:
@@ -39,7 +39,7 @@ class VectorSource:
             raise ValueError(f"{name} resets on the step that ends an episode and cannot reset single environments; "
                              f"make it with AutoresetMode.NEXT_STEP")  # fmt: skip
         spec = getattr(vec, "spec", None)
-        self._describe(vec.single_observation_space, vec.single_action_space, spec and spec.max_episode_steps,
+        self._describe(vec.single_observation_space, vec.single_action_space, step_limit(vec),
                        spec and spec.reward_threshold)  # fmt: skip
 
     def _describe(self, observation_space: Any, action_space: Any, max_steps: int | None, threshold: float | None) -> None:
