@@ -40,6 +40,7 @@ test-peers: setup-dev
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[peers]'
 	$(RUN) -m pytest tests/envs/test_published_diagnostics.py tests/envs/test_gymnasium_stream.py
 
+# no set-up, for a GPU machine has a torch of its own: it takes .venv if there is one, else $(PYTHON), and needs pytest there
 test-gpu:
 	$(or $(wildcard $(RUN)),$(PYTHON)) -m pytest -m gpu
 

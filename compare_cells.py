@@ -382,6 +382,9 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         comparison = Comparison(read_suite(argv, build.KNOWN_CELLS), argv)
+        out = comparison.out
+        if (out / "config.yaml").is_file() or not (comparison.workers or (out / "runs").is_dir()):
+            raise ConfigError(f"{out} is no comparison's folder (jobs=0 needs one, a run's cannot be one); give out=")
         create_folder(comparison.out)
         with pool.locked(comparison.out) as lock:
             return compare(comparison, lock)

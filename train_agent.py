@@ -128,7 +128,7 @@ def film(run_dir: Path) -> str:
 def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
         cells = textwrap.fill("cells: " + " ".join(build.KNOWN_CELLS), 120, subsequent_indent="  ", break_on_hyphens=False)
-        show_help(f"{__doc__.strip()}\n\n{cells}\n\n{describe()}")
+        show_help(f"{__doc__.strip()}\n\n{cells}\n\n{describe(build.KNOWN_CELLS)}")
         return 0
     try:
         return train(*parse(argv), argv)

@@ -265,7 +265,8 @@ def _order(path: Path) -> tuple[int, int]:
 
 def _read_latest(parent: Path) -> tuple[Path, str]:
     if not os.path.lexists(parent / "latest"):
-        raise CheckpointError(f"{parent} has no 'latest' file")
+        why = "has no 'latest' file" if parent.is_dir() else "is missing (a run kept as a record has no checkpoints)"
+        raise CheckpointError(f"{parent} {why}")
     words = _bytes(parent / "latest", 1024).decode("ascii", "replace").split(" ")
     if len(words) != 2 or _order(Path(words[0]))[0] < 0 or "/" in words[0] or len(words[1]) != 65:
         raise CheckpointError(f"{parent / 'latest'} is damaged")

@@ -234,6 +234,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", default=",".join(FIGURES))
     parser.add_argument("--png", action="store_true", help="PNGs on white and on black beside the SVGs, for a look")
     options = parser.parse_args(argv)
+    if unknown := sorted(set(options.only.split(",")) - FIGURES.keys()):
+        parser.error(f"unknown figure {unknown[0]!r}; known: {', '.join(FIGURES)}")
     options.write.mkdir(parents=True, exist_ok=True)
     matplotlib.use("svg")
     for name in options.only.split(","):

@@ -127,6 +127,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--cells", default=",".join(VARIANTS), help="whose ratio is measured")
     options = parser.parse_args(argv)
+    if unknown := sorted(set(options.cells.split(",")) - VARIANTS.keys()):
+        parser.error(f"unknown cell {unknown[0]!r}")
     torch.set_num_threads(1)
     keep_heap()
     print(f"load {os.getloadavg()[0]:.2f}", file=sys.stderr)

@@ -24,7 +24,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # what build.py sets
 import numpy as np
 import torch
 
-from memory_cells import make_core, unroll
+from memory_cells import VARIANTS, make_core, unroll
 from memory_cells.unroll import reset
 
 SHAPES = [(64, 128, 128), (128, 64, 256), (64, 16, 128)]  # T, B, H
@@ -80,11 +80,13 @@ def once(function) -> float:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", default="lstm,ur-lstm")
+    parser.add_argument("--cells", type=lambda text: text.split(","), default=["lstm", "ur-lstm"])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--resets", type=float, default=0.05)
     parser.add_argument("--no-heap", action="store_true", help="leave glibc's allocator as it is")
     options = parser.parse_args(argv)
+    if unknown := sorted(set(options.cells) - VARIANTS.keys()):
+        parser.error(f"unknown cell {unknown[0]!r}")
     if not options.no_heap:
         keep_heap()
     load = os.getloadavg()[0]
@@ -100,7 +102,7 @@ def main(argv: list[str]) -> int:
         reference = torch.nn.LSTM(INPUT, H)
         x = torch.randn(T, B, INPUT, requires_grad=True)
         first = torch.rand(T, B) < options.resets
-        for name in options.cells.split(","):
+        for name in options.cells:
             core = make_core(name, INPUT, H, horizon=T)
             deviation = equal(core, x, first)
             failed |= deviation > 1e-5

@@ -217,7 +217,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.3, help="for each entry of the table")
     parser.add_argument("--no-table", action="store_true")
-    parser.add_argument("--only", nargs="*", default=list(envs.ENVS), help="environments of the table")
+    parser.add_argument("--only", nargs="*", default=list(envs.ENVS), choices=list(envs.ENVS), metavar="NAME",
+                        help="environments of the table")  # fmt: skip
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, 1 thread, load {os.getloadavg()[0]:.2f}")

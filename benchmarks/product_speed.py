@@ -8,6 +8,7 @@ with 128 and 256 units, forward and backward; best of 60 interleaved batches of 
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import sys
 import time
@@ -20,6 +21,7 @@ from memory_cells.kernels import compiler, tiles
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     address = tiles.function(compiler.compiled).value
     if not address:

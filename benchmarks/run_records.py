@@ -48,6 +48,8 @@ def read(file: Path) -> dict[str, dict[str, str]]:
 
 
 def keep(out: Path, file: Path) -> None:
+    if not out.is_dir():
+        raise SystemExit(f"error: no such folder: {out}")
     done = {path.parent.name: path.parent for path in sorted(out.glob("runs/*/evaluation.json"))}
     records = {name: record(run) for name, run in done.items()} | read(file)
     lines = [json.dumps({"run": name, "files": records[name]}) + "\n" for name in sorted(records)]
@@ -75,5 +77,6 @@ def restore(file: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 4 or sys.argv[1] not in ("keep", "restore"):
-        sys.exit(__doc__)
+        print(__doc__.strip(), file=sys.stderr)
+        sys.exit(2)
     {"keep": keep, "restore": restore}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

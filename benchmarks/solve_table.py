@@ -5,9 +5,10 @@
 An entry of envs is an experiment (a name under configs/) or an environment, with or without its level (tmaze_noisy-hard).
 
 Every run is `train_agent.py` with one thread in its own folder under OUT/runs; a finished run is not run again, so the
-command goes on where it was stopped. Writes OUT/table.csv and OUT/table.md. "Solved" is the first greedy evaluation in
-training (256 episodes) with a success rate of 0.95; success, return and score (0 without the ability under test, 1 at the
-optimum) are over 1,000 greedy episodes after training, the same for all runs, so that seeds are no more episodes.
+command goes on where it was stopped. A run that is there with other settings is refused. Writes OUT/table.csv and
+OUT/table.md. "Solved" is the first greedy evaluation in training (256 episodes) with a success rate of 0.95; success, return
+and score (0 without the ability under test, 1 at the optimum) are over 1,000 greedy episodes after training, the same for all
+runs, so that seeds are no more episodes.
 """
 
 from __future__ import annotations
@@ -22,9 +23,27 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import build
+from configs.errors import ConfigError
+from configs.load import diff_configs, from_resolved, load_config
+
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = "memoryless,lstm,chrono-lstm,ur-lstm,gru"
 ENVS = "tmaze_passive,tmaze_bakker"
+
+
+def tokens_of(job: tuple[str, str, str], folder: Path, extra: list[str]) -> list[str]:
+    """The command line of a run. Raises ConfigError where it is not understood, or the run that is there was another."""
+    env, cell, seed = job
+    task = env if (ROOT / "configs" / f"{env}.yaml").exists() else f"env={env}"
+    tokens = [task, f"cell={cell}", f"seed={seed}", f"run_dir={folder}", "train.threads=1", *extra]
+    config = load_config(tokens, build.KNOWN_CELLS)
+    if (folder / "config.yaml").is_file():
+        changed = [key for key in diff_configs(from_resolved(folder, (), build.KNOWN_CELLS), config) if key != "run_dir"]
+        if changed:
+            raise ConfigError(f"{folder} was made with another {changed[0]}; give another OUT, or remove that folder")
+    return tokens
 
 
 def run(job: tuple[str, str, str], out: Path, extra: list[str]) -> dict:
@@ -32,9 +51,8 @@ def run(job: tuple[str, str, str], out: Path, extra: list[str]) -> dict:
     folder = out / "runs" / f"{env}-{cell}-{seed}"
     if not (folder / "evaluation.json").exists():
         command = [sys.executable, str(ROOT / "train_agent.py")]
-        task = env if (ROOT / "configs" / f"{env}.yaml").exists() else f"env={env}"
-        command += ["--resume", str(folder)] if (folder / "config.yaml").exists() else [
-            task, f"cell={cell}", f"seed={seed}", f"run_dir={folder}", "train.threads=1", *extra]  # fmt: skip
+        begun = (folder / "config.yaml").exists()
+        command += ["--resume", str(folder)] if begun else tokens_of(job, folder, extra)
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
         if done.returncode:
             said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -71,7 +89,7 @@ def markdown(rows: list[dict]) -> str:
 def main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__.strip())
-        return 0
+        return 0 if argv else 2
     out, own, extra = Path(argv[0]), {"cells": CELLS, "envs": ENVS, "seeds": "1,2,3,4,5", "jobs": "2"}, []
     for token in argv[1:]:
         key = token.partition("=")[0]
@@ -80,6 +98,15 @@ def main(argv: list[str]) -> int:
         else:
             extra.append(token)
     jobs = list(itertools.product(own["envs"].split(","), own["cells"].split(","), own["seeds"].split(",")))
+    try:
+        for env, cell, seed in jobs:
+            tokens_of((env, cell, seed), out / "runs" / f"{env}-{cell}-{seed}", extra)
+        if not own["jobs"].isdecimal() or own["jobs"] == "0":
+            raise ConfigError(f"jobs={own['jobs']} is no number of runs side by side")
+        out.mkdir(parents=True, exist_ok=True)
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     with ThreadPoolExecutor(int(own["jobs"])) as pool:
         rows = list(pool.map(lambda job: run(job, out, extra), jobs))
     for row in rows:

@@ -17,11 +17,19 @@ import torch
 
 import build  # sets the environment that torch is imported in
 from agents import learner, rollout, trainer
+from configs.errors import ConfigError
 from configs.load import load_config
 
 
 def main(argv: list[str]) -> int:
-    config = load_config(argv, build.KNOWN_CELLS)
+    if {"-h", "--help"} & set(argv):
+        print(__doc__.strip())
+        return 0
+    try:
+        config = load_config(argv, build.KNOWN_CELLS)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     device = build.set_up_torch(config)
     run = build.make_trainer(config, device)
     synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None

@@ -44,7 +44,7 @@ def load_config(argv_tokens: Sequence[str], known_cells: Sequence[str]) -> Confi
     Raises ConfigError, one line, for anything that is not exactly understood.
     """
     source, group_tokens, leaf_tokens = _sort_tokens(argv_tokens)
-    path = _config_path(source)
+    path = _config_path(source, known_cells)
     chosen, leaves, resolved = _read(path)
     for group, choice in group_tokens.items():
         if group != "cell" and group in resolved and choice[0] != resolved[group][0]:
@@ -137,7 +137,7 @@ def _sort_tokens(tokens: Iterable[str]) -> tuple[str | None, dict[str, Choice], 
     return source, groups, list(leaves.values())
 
 
-def _config_path(source: str | None) -> Path:
+def _config_path(source: str | None, known_cells: Sequence[str]) -> Path:
     source = "default" if source is None else source
     if "/" in source or source.endswith((".yaml", ".yml")):
         return Path(source).expanduser()
@@ -145,6 +145,9 @@ def _config_path(source: str | None) -> Path:
     if source not in names:
         if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", source):
             raise ConfigError(f"{COMMAND_LINE}: {source} is no config; to set a key write {source}=VALUE")
+        key = "env" if {source, source.rpartition("-")[0]} & ENVS.keys() else "cell" if source in known_cells else None
+        if key:
+            raise ConfigError(f"{COMMAND_LINE}: {source} is no config; to choose it write {key}={source}")
         raise ConfigError(f"{COMMAND_LINE}: unknown config {show(source)}{nearest(source, names)} "
                           f"(a name under configs/ or a path to a YAML file)")
     return CONFIG_ROOT / f"{source}.yaml"

@@ -36,8 +36,8 @@ class CellConfig:
                                               "trainable parameters as it can", min=1, max=10**10)
     layers: int | None = leaf(None, "equal layers, each reading the one below; null: 1 (indrnn, stacked-lstm 2; dilated-* 4)",
                               min=1, max=64)
-    horizon: float | None = leaf(None, "T_max of the chrono initialisation, env steps; null: the episode's length",
-                                    min=2)
+    horizon: float | None = leaf(None, "T_max of the chrono initialisation, unit of the g-LSTM's time gate, env steps; others "
+                                          "need none; null: the episode's length", min=2)
     bias: float | None = leaf(None, "forget-gate bias of cells with constant initialisation", min=-100, max=100)
     refine_bias: str | None = leaf(None, "refine gate's bias: minus the keep-bias or zero; null: zero unless that is uniform",
                                       choices=("neg", "zero"))

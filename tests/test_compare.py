@@ -198,6 +198,7 @@ def test_a_comparison_by_hand(suite, tmp_path, capsys):
     run_records.keep(tmp_path / "out", kept)
     assert str(tmp_path) not in kept.read_text()
     before = kept.read_bytes()
+    (tmp_path / "none").mkdir()
     run_records.keep(tmp_path / "none", kept)  # runs that are only in the file stay in it
     assert kept.read_bytes() == before
     run_records.restore(kept, elsewhere)
@@ -294,6 +295,7 @@ def test_what_was_made_with_other_settings_is_refused(suite, tmp_path, capsys):
     (["cell.chunk=2"], ["takes no chunk", "um-lstm"]), (["train.evaluate_every=0"], ["train.evaluate_every above 0"]),
     (["agent.minibatches=3"], ["does not divide"]), (["out=/proc/nothing"], ["cannot make the folder /proc/nothing"]),
     (["solved=0.95", "train.stop_at_success=0.5"], ["stops runs before solved=0.95"]),
+    (["jobs=0", "out=nowhere"], ["nowhere is no comparison's folder", "jobs=0 needs one"]),
     (["baseline=janet", "cells=lstm,gru"], ["the baseline janet is none of the cells: lstm, gru"]),
     (["train.stagger_episodes=true", "train.steps=20"], ["train.steps=20 may be used up", "train.stagger_episodes=false"]),
     (["train.step=5"], ["did you mean train.steps?"]), (["envs=tmaze_bakker", "env.step_limit=3"], ["step_limit"]),

@@ -211,10 +211,11 @@ def test_diff_across_envs_names_the_keys_of_one_side():
 
 
 def test_describe_lists_every_key():
-    text = describe(Config)
+    text = describe(tuple(VARIANTS))
     for env in ENVS:
         for key in flatten_config(load(f"env={env}")):
             assert key.endswith(".name") or f"  {key}=" in text
+    assert "train.num_envs=32 " in text.partition("chooses")[2].partition("\n")[0] and "cartpole_pomdp, copy_delay" in text
     assert "one of adam, rmsprop" in text and "an integer from 1 to" in text and "or null" in text
 
 
@@ -250,6 +251,8 @@ WHERE = "on the command line"
     (["cell=lstm", "cell=gru"], ["given twice"]), (["seed=1", "seed=2"], ["given twice"]),
     (["cell.name=gru"], ["write cell=gru"]), (["train=3"], ["is a section", "train."]),
     (["defaults=3"], ["unknown key"]),
+    (["tmaze_passive"], ["write env=tmaze_passive"]), (["ur-lstm"], ["write cell=ur-lstm"]),
+    (["tmaze_active-hard"], ["write env=tmaze_active-hard"]),
     (["defualt"], ["did you mean default?"]), (["default", "smoke"], ["two configs"]), (["--seed"], ["unknown option"]),
     (["train.steps", "=", "3"], ["without spaces"]), (["train.steps"], ["train.steps=VALUE"]),
     (["nowhere/x.yaml"], ["no such config file"]), ([""], ["config"]),
