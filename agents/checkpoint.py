@@ -233,8 +233,7 @@ def load(path: Path, which: str | int = "latest", device: str | torch.device = "
         return (*_read(folder, digest, device), folder)
     except CheckpointError as error:
         intact = newest_intact(path)
-        hint = f"the newest intact one is {intact}" if intact else "there is no intact one in this run"
-        raise CheckpointError(f"{error}; {hint}") from error
+        raise CheckpointError(f"{error}; {f'the newest intact one is {intact}' if intact else 'none is intact'}") from error
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -265,8 +264,8 @@ def _order(path: Path) -> tuple[int, int]:
 
 def _read_latest(parent: Path) -> tuple[Path, str]:
     if not os.path.lexists(parent / "latest"):
-        why = "has no 'latest' file" if parent.is_dir() else "is missing (a run kept as a record has no checkpoints)"
-        raise CheckpointError(f"{parent} {why}")
+        hint = "" if parent.is_dir() else ": a run that was kept as a record has no checkpoints"
+        raise CheckpointError(f"{parent} has no 'latest' file{hint}")
     words = _bytes(parent / "latest", 1024).decode("ascii", "replace").split(" ")
     if len(words) != 2 or _order(Path(words[0]))[0] < 0 or "/" in words[0] or len(words[1]) != 65:
         raise CheckpointError(f"{parent / 'latest'} is damaged")

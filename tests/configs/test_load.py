@@ -215,7 +215,7 @@ def test_describe_lists_every_key():
     for env in ENVS:
         for key in flatten_config(load(f"env={env}")):
             assert key.endswith(".name") or f"  {key}=" in text
-    assert "train.num_envs=32 " in text.partition("chooses")[2].partition("\n")[0] and "cartpole_pomdp, copy_delay" in text
+    assert "train.num_envs=32 " in text.partition("which chooses")[2].partition("\n")[0] and "bakker, cartpole_pomdp" in text
     assert "one of adam, rmsprop" in text and "an integer from 1 to" in text and "or null" in text
 
 
