@@ -232,8 +232,8 @@ def load(path: Path, which: str | int = "latest", device: str | torch.device = "
             folder, digest = _find(parent, which), None
         return (*_read(folder, digest, device), folder)
     except CheckpointError as error:
-        intact = newest_intact(path)
-        raise CheckpointError(f"{error}; {f'the newest intact one is {intact}' if intact else 'none is intact'}") from error
+        hint = f"the newest intact one is {found}" if (found := newest_intact(path)) else "there is no intact one in this run"
+        raise CheckpointError(f"{error}; {hint}") from error
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:

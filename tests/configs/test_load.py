@@ -215,8 +215,7 @@ def test_describe_lists_every_key():
     for env in ENVS:
         for key in flatten_config(load(f"env={env}")):
             assert key.endswith(".name") or f"  {key}=" in text
-    assert "train.num_envs=32 " in text.partition("which chooses")[2].partition("\n")[0] and "bakker, cartpole_pomdp" in text
-    assert "one of adam, rmsprop" in text and "an integer from 1 to" in text and "or null" in text
+    assert all(words in text for words in (" train.num_envs=32 ", "bakker, cart", "one of adam, rms", "from 1 to", "or null"))
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------
@@ -250,9 +249,7 @@ WHERE = "on the command line"
     (["agent=pppo"], ["did you mean ppo?"]), (["agent="], ["unknown agent ''"]), (["cell=lstm/../x"], ["unknown cell"]),
     (["cell=lstm", "cell=gru"], ["given twice"]), (["seed=1", "seed=2"], ["given twice"]),
     (["cell.name=gru"], ["write cell=gru"]), (["train=3"], ["is a section", "train."]),
-    (["defaults=3"], ["unknown key"]),
-    (["tmaze_passive"], ["write env=tmaze_passive"]), (["ur-lstm"], ["write cell=ur-lstm"]),
-    (["tmaze_active-hard"], ["write env=tmaze_active-hard"]),
+    (["defaults=3"], ["unknown key"]), (["gru"], ["write cell=gru"]), (["tmaze_noisy-xl"], ["write env=tmaze_noisy-xl"]),
     (["defualt"], ["did you mean default?"]), (["default", "smoke"], ["two configs"]), (["--seed"], ["unknown option"]),
     (["train.steps", "=", "3"], ["without spaces"]), (["train.steps"], ["train.steps=VALUE"]),
     (["nowhere/x.yaml"], ["no such config file"]), ([""], ["config"]),
