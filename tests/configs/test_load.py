@@ -178,7 +178,7 @@ def test_resolved_round_trip(data, tmp_path_factory):
     try:
         back = from_resolved(path)
     except ConfigError as error:  # the draw made an impossible combination
-        assert "agent." in str(error) or "train.stop_at_success" in str(error)
+        assert any(key in str(error) for key in ("agent.", "train.stop_at_success", "cell.match_parameters"))
         return
     assert back == changed and to_yaml(back) == to_yaml(changed)
     assert from_resolved(path.parent) == changed
