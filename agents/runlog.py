@@ -93,13 +93,17 @@ def write_run_files(run_dir: Path, config_yaml: str, argv: Sequence[str], exact_
 
 
 def note_resumption(run_dir: Path, argv: Sequence[str]) -> None:
-    """Adds to `versions.json`, under "resumed", what goes on with the run. Raises RunError."""
+    """Adds to `versions.json`, under "resumed", what goes on with the run, or writes it where the run was killed before. A
+    damaged one is left as it is: a comparison then says that it is not recorded who made the run. Raises RunError."""
     path = Path(run_dir) / "versions.json"
+    now = collect_versions(argv)
     try:
-        versions = json.loads(path.read_text())
-        versions.setdefault("resumed", []).append(collect_versions(argv))
-    except (OSError, ValueError, AttributeError) as error:
-        raise RunError(f"{path} is damaged ({error}); it says which code made the run") from error
+        found = json.loads(path.read_text())
+        versions = found | {"resumed": [*found.get("resumed", ()), now]}
+    except FileNotFoundError:
+        versions = now
+    except (OSError, ValueError, TypeError, AttributeError):
+        return
     write_text(path, json.dumps(versions, indent=2) + "\n")
 
 

@@ -26,7 +26,9 @@ def record(run: Path) -> dict[str, str]:
     found["config.yaml"] = yaml.safe_dump(yaml.safe_load(found["config.yaml"]) | {"run_dir": None}, sort_keys=False)
     if "versions.json" in found:
         versions = json.loads(found["versions.json"])
-        versions["argv"] = [token for token in versions["argv"] if not token.startswith("run_dir=")]
+        for part in (versions, *versions.get("resumed", ())):
+            paths = (token.startswith("run_dir=") or Path(token).is_absolute() for token in part["argv"])
+            part["argv"] = [token for token, path in zip(part["argv"], paths, strict=True) if not path]
         found["versions.json"] = json.dumps(versions, indent=2) + "\n"
     return found
 

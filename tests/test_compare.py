@@ -18,6 +18,7 @@ import compare_cells
 import train_agent
 from agents.pool import locked
 from agents.results import FAILED
+from agents.runlog import note_resumption
 from agents.tables import NAMES, read_tables
 from benchmarks import run_records
 from configs.suite_file import read_suite
@@ -195,6 +196,7 @@ def test_a_comparison_by_hand(suite, tmp_path, capsys):
 
     # kept as text and made again elsewhere, the runs give the same tables
     kept, elsewhere = tmp_path / "kept.jsonl", tmp_path / "elsewhere"
+    note_resumption(runs[0].folder, ["--resume", str(runs[0].folder)])
     run_records.keep(tmp_path / "out", kept)
     assert str(tmp_path) not in kept.read_text()
     before = kept.read_bytes()
