@@ -342,10 +342,10 @@ def films(out: Path, results: Sequence[Result]) -> dict[str, Path]:
         best = max(groups, key=lambda runs: (sum(run.success for run in runs),
                                              -sum(run.solved_at or run.slot.budget for run in runs)))  # fmt: skip
         filmed = next((run for run in best if list_checkpoints(run.slot.folder)), best[0])
-        slot, success = filmed.slot, filmed.success
-        path = out / "films" / f"{slot.folder.name}.mp4"
+        slot, success, path = filmed.slot, filmed.success, out / "films" / f"{filmed.slot.folder.name}.mp4"
         try:
-            if not path.is_file() or path.stat().st_mtime < (slot.folder / "evaluation.json").stat().st_mtime:
+            old = path.is_file() and path.stat().st_mtime < (slot.folder / "evaluation.json").stat().st_mtime
+            if not path.is_file() or (old and list_checkpoints(slot.folder)):  # of a kept record there will be no other film
                 create_folder(path.parent)
                 record_video.film(record_video.parse([str(slot.folder), "--out", str(path)]))
             found[f"{slot.cell} on {slot.folder.name.partition(f'-{slot.cell}')[0]}: success {success:.0%}"] = path

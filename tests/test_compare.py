@@ -244,7 +244,8 @@ def test_a_film_of_a_run_that_was_made_again_is_made_again(tmp_path, monkeypatch
     folder.mkdir()
     (folder / "evaluation.json").write_text("{}")
     film = tmp_path / "films" / "run.mp4"
-    for count, evaluated in ((1, 0), (1, 0), (2, 10), (2, 0)):  # seconds after the film
+    monkeypatch.setattr(compare_cells, "list_checkpoints", lambda run: [run] if len(filmed) < 2 else [])
+    for count, evaluated in ((1, 0), (1, 0), (2, 10), (2, 10)):  # seconds after the film
         if filmed:
             stamp = film.stat().st_mtime + evaluated
             os.utime(folder / "evaluation.json", (stamp, stamp))
