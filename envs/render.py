@@ -105,9 +105,10 @@ def _clock_x(share: float, least: float = 0.0) -> float:
 
 def observation_strips(frames: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Adds to each of `frames` (changed in place) what the agent sees: `seen` (B, n) in [0, 1], three numbers of code and
-    n - 3 bits, as squares that are the darker the larger. Returns `frames`."""
+    n - 3 bits, as squares that are the darker the larger, as many as there is room for. Returns `frames`."""
+    seen = seen[:, : int(HEAD_WIDTH / 7) - 1]
     pitch = min(21.0, HEAD_WIDTH / (seen.shape[1] + 1))
-    half = max(pitch / 2 - 1.5, 1.0)
+    half = pitch / 2 - 1.5
     for frame, values in zip(frames, seen.tolist(), strict=True):
         image = frame.astype(np.float32) / 255
         for k, value in enumerate(values):
