@@ -363,3 +363,17 @@ def test_what_an_evaluation_may_not_change_of_a_cell(gated, finished, capsys):
         assert evaluate_agent.main([str(run), token]) == 2
         told = capsys.readouterr()
         assert words in told.err and told.err.count("\n") == 1 and told.out == ""
+
+
+def test_what_a_run_stops_at_is_not_what_it_is_judged_by(monkeypatch):
+    """Training looks at one set of episodes, always the same; the final evaluation plays another."""
+    config, cpu = load_config(TINY, build.KNOWN_CELLS), torch.device("cpu")
+    agent = build.make_trainer(config, cpu).learner.agent
+    seeds, seed = [], Env.seed
+    monkeypatch.setattr(Env, "seed", lambda env, number: (seeds.append(number), seed(env, number))[1])
+    watch = build.watcher(config, agent, cpu)
+    watch(), watch()
+    watched = set(seeds)
+    seeds.clear()
+    build.evaluate_agent(config, agent, cpu)
+    assert len(watched) == 1 and watched.isdisjoint(seeds) and seeds

@@ -8,6 +8,7 @@ import torch
 import envs
 from envs import ENVS
 from envs.gymnasium_stream import make_gymnasium
+from envs.vector_sources import _told
 
 NAMES = list(ENVS)
 
@@ -104,6 +105,14 @@ def test_what_a_score_of_zero_is():
     spec = envs.make("active_match", 1, **ENVS["active_match"].tiny).spec
     assert spec.r0_memory < spec.r0 == spec.r0_credit < spec.r_star
     assert envs.make("discounting_chain", 1).spec.chance == 0.2
+    assert envs.make("active_match", 1, **ENVS["active_match"].tiny, cue_visible=True).spec.credit_length == 5
+
+
+def test_what_a_vector_environment_says_of_success():
+    """-1 of those that it says nothing of."""
+    masked = {"success": np.array([True, False, False]), "_success": np.array([True, True, False])}
+    assert _told(masked, 3).tolist() == [1, 0, -1]
+    assert _told({"is_success": np.array([0, 1])}, 2).tolist() == [0, 1] and _told({}, 2).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("name", ["minigrid_doorkey", "minigrid_empty"])
