@@ -94,9 +94,8 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> i
         print(f"ended at step {trainer.step:,}: greedy success reached train.stop_at_success={t.stop_at_success:g}")
     report |= {"step": trainer.step, "update": trainer.update}
     write_text(run_dir / "evaluation.json", json.dumps(report, indent=2) + "\n")
-    board = TensorBoardMirror(run_dir / "tensorboard")
-    board.write_settings(trainer.step, flatten_config(config), build.results(report))
-    board.close()
+    with TensorBoardMirror(run_dir / "tensorboard") as board:
+        board.write_settings(trainer.step, flatten_config(config), build.results(report))
     return _conclude(run_dir, config, report)
 
 

@@ -321,6 +321,13 @@ class TensorBoardMirror:
         self._guard(lambda writer: writer.close())
         self._writer = None
 
+    def __enter__(self) -> "TensorBoardMirror":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes after an error too, or the last rows that its thread has not written yet would be lost."""
+        self.close()
+
     @staticmethod
     def _add(writer: Any, step: int, metrics: Mapping[str, Any], histograms: Mapping[str, torch.Tensor]) -> None:
         for key, value in metrics.items():

@@ -180,9 +180,9 @@ class Session:
         trainer, began, first_step = self.trainer, time.monotonic(), self.trainer.step
         # a resumed run has the row of this step already, unless its evaluation was broken off; it hides what it writes anew
         board = TensorBoardMirror(self.run_dir / "tensorboard", purge_step=trainer.step + (self.pending is None))
-        self.save()  # so that there is something to resume from at any moment
         early = self.stop_at_success is not None
-        with Progress(trainer.steps, initial_step=trainer.step, may_end_early=early) as progress:
+        with board, Progress(trainer.steps, initial_step=trainer.step, may_end_early=early) as progress:
+            self.save()  # so that there is something to resume from at any moment
             while not (interrupt or self.finished):
                 histograms = {}
                 if self.pending is None:
@@ -213,7 +213,6 @@ class Session:
                 if trainer.update % self.checkpoint_every == 0:
                     self.save()
             self.save()
-        board.close()
         return self.finished
 
     @property

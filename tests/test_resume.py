@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,6 +148,7 @@ class Moments:
         self.seen, self.fatal, self.run, self.grave = [], fatal, run, grave
         with pytest.raises(Death):
             call()
+        assert not [t for t in threading.enumerate() if "tensorboard" in type(t).__module__], "one still writes into the run"
         shutil.rmtree(run)
         os.rename(grave, run)
 
