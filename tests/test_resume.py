@@ -188,20 +188,6 @@ def test_dead_at_a_random_moment(case, tmp_path, moments):
     survive(tmp_path, moments, CASES[case], random.Random(case), deaths=1)
 
 
-def test_loaded_in_the_middle_of_pretraining(tmp_path):
-    """How many updates there were decides whether the decoder alone is trained."""
-    config = load_config(given(tmp_path, *CASES["a decoder"]), build.KNOWN_CELLS)
-    whole, first, second = (build.make_trainer(config, torch.device("cpu")) for _ in range(3))
-    for _ in range(2):
-        first.iterate()
-    second.load(first.state())
-    for trainer, updates in ((whole, 6), (second, 4)):
-        for _ in range(updates):
-            trainer.iterate()
-    after, resumed = whole.learner.agent.state_dict(), second.learner.agent.state_dict()
-    assert all(torch.equal(after[name], resumed[name]) for name in after)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_dead_at_many_random_moments(case, tmp_path, moments):

@@ -7,6 +7,7 @@ import torch
 from counting import CountingEnv
 from test_learner import SETTINGS, B, T, make_agent, rollout_of
 
+import build
 from agents.agent import Agent
 from agents.auxiliary import Auxiliary, AuxiliarySettings, flat_state, remember
 from agents.encoders import make_encoder
@@ -14,6 +15,7 @@ from agents.learner import Learner, make_optimizer
 from agents.observations import make_target
 from agents.rollout import collect, start
 from agents.trainer import transitions
+from configs.load import load_config
 from envs import ENVS, make
 from memory_cells import VARIANTS, make_core
 
@@ -237,3 +239,18 @@ def test_the_decoder_learns_what_the_stream_shows(family, kind):
             assert encoder.layers[0].weight.grad.abs().sum() > 0
             errors.append(sum(log.values()).item() / len(log))
     assert past.obs.dtype == torch.uint8 and sum(errors[-10:]) < 0.5 * sum(errors[:10])
+
+
+def test_loaded_in_the_middle_of_pretraining():
+    """How many updates there were decides whether the decoder alone is trained."""
+    tokens = ["aux=reconstruct", "aux.pretrain_updates=4", "cell.hidden_size=8", "train.num_envs=4", "train.unroll_length=16"]
+    config = load_config(["smoke", "cell=lstm", "device=cpu", *tokens], build.KNOWN_CELLS)
+    whole, first, second = (build.make_trainer(config, torch.device("cpu")) for _ in range(3))
+    for _ in range(2):
+        first.iterate()
+    second.load(first.state())
+    for trainer, updates in ((whole, 6), (second, 4)):
+        for _ in range(updates):
+            trainer.iterate()
+    after, resumed = whole.learner.agent.state_dict(), second.learner.agent.state_dict()
+    assert all(torch.equal(after[name], resumed[name]) for name in after)
