@@ -24,9 +24,9 @@ from configs.load import load_config
 from envs.env import Env
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "envs.md"
-FAMILIES = {  # by module
-    "T-mazes": ("tmaze",), "MiniGrid": ("minigrid_memory",), "MiniGrid without a need for memory": ("minigrid_",),
-    "After Hung et al. and Ni et al. (TVT)": ("tvt",), "Diagnostics": ("",),
+FAMILIES = {  # title -> how the names of its modules begin; the first that fits
+    "T-mazes": "tmaze", "MiniGrid": "minigrid_memory", "MiniGrid, the control group": "minigrid_",
+    "After Hung et al. and Ni et al. (TVT)": "tvt", "Diagnostics": "",
 }  # fmt: skip
 HEAD = ("`env=`", "observation", "actions", "m", "c", "oracle", "R*", "R0 memory", "R0 credit", "random", "chance",
         "rows")  # fmt: skip
@@ -54,7 +54,7 @@ trains by `env=gymnasium env.id=...`. This page is made by
 
 def family(env: type[Env]) -> str:
     module = env.__module__.removeprefix("envs.")
-    return next(title for title, starts in FAMILIES.items() if module.startswith(starts))
+    return next(title for title, start in FAMILIES.items() if module.startswith(start))
 
 
 def sentence(env: type[Env]) -> str:
