@@ -3,7 +3,8 @@
 Every kind of tile is drawn once per size, as signed distances in the unit square (so edges are anti-aliased), and a
 frame is put together from tiles. Left (or above, where the grid is wide) is the world, the agent an arrow; right (below)
 the view as the agent has it, facing up, with what it carries in place of the arrow and unseen cells dark; under both the
-steps taken as a share of the limit.
+steps taken as a share of the limit. Of a world so wide that its cells are tiny the part around the agent is shown once more,
+larger, beside the view.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ PAGE, CARD, WALL, FLOOR, LINE, SHADE = "f1f4f9", "ffffff", "2b3654", "eef2f9", "
 AGENT, LIGHT, GOOD, GOOD_FLOOR, BAD, BAD_FLOOR = "4355f0", "fff3d6", "17a673", "c9f0df", "e0526b", "f8dce1"
 PALETTE = ("e0526b", "17a673", "3b82f6", "8b5cf6", "f2b01e", "7b879c")  # MiniGrid's colours in its order
 MARGIN, GAP, BAR = 24, 24, 8
+TINY, LENS = 16, 20  # sides of cells in pixels: those smaller are tiny, and how large they are shown then
 PLAIN, RIGHT, WRONG = range(3)  # marks of cells
 
 
@@ -50,9 +52,14 @@ def grid_frames(
     side = max(4, min(32, (960 if wide else 416) // max(H, W)) // 2 * 2)
     small = max(12, min(32, (96 if wide else 224) // V) // 2 * 2)
     world, seen = (H * side, W * side), (V * small, V * small)
+    columns = min((W * side - seen[1] - GAP) // LENS, W) if wide and side < TINY else 0  # of the larger part; 0: none
+    lens = (H * LENS * (columns > 0), columns * LENS)
     if wide:
-        seen_at = (MARGIN + world[0] + GAP, MARGIN + (world[1] - seen[1]) // 2)
-        height, width = world[0] + GAP + seen[0], max(world[1], seen[1])
+        below, apart = max(seen[0], lens[0]), (columns > 0) * (GAP + lens[1])
+        left = MARGIN + (world[1] - seen[1] - apart) // 2
+        lens_at = (MARGIN + world[0] + GAP + (below - lens[0]) // 2, left)
+        seen_at = (MARGIN + world[0] + GAP + (below - seen[0]) // 2, left + apart)
+        height, width = world[0] + GAP + below, max(world[1], seen[1])
     else:
         seen_at = (MARGIN + max(world[0] - seen[0], 0) // 2, MARGIN + world[1] + GAP)
         height, width = max(world[0], seen[0]), world[1] + GAP + seen[1]
@@ -63,6 +70,13 @@ def grid_frames(
         picture = _tiles(codes, lit, mark, side)
         _put_agent(picture, *divmod(place, W), facing, side)
         frame[MARGIN : MARGIN + world[0], MARGIN : MARGIN + world[1]] = picture
+        if columns:
+            y, x = divmod(place, W)
+            start = min(max(x - columns // 2, 0), W - columns)
+            part = slice(None), slice(start, start + columns)
+            picture = _tiles(codes[part], lit[part], mark[part], LENS)
+            _put_agent(picture, y, x - start, facing, LENS)
+            frame[lens_at[0] : lens_at[0] + lens[0], lens_at[1] : lens_at[1] + lens[1]] = picture
         ours = image.astype(np.int64) @ (1, 1 << 8, 1 << 16)
         picture = _tiles(ours.T, ours.T != 0, np.zeros_like(ours), small)
         if image[V // 2, V - 1, 0] in (OBJECTS.index("empty"), OBJECTS.index("agent")):  # the twin's shows its direction there
@@ -183,9 +197,9 @@ def _clock(frame: np.ndarray, share: float) -> None:
     height, width = frame.shape[:2]
     length = round((width - 2 * MARGIN) * min(share, 1.0))
     if length:
+        length = max(length, BAR)  # a dot at least
         area = frame[height - MARGIN - BAR : height - MARGIN, MARGIN : MARGIN + length]
-        ink = _Ink(BAR, length)
-        cover = np.clip(0.5 - ink.box(0, 0, max(length, BAR), BAR, BAR / 2), 0, 1)[..., None]
+        cover = np.clip(0.5 - _Ink(BAR, length).box(0, 0, length, BAR, BAR / 2), 0, 1)[..., None]
         area[:] = area + cover * (_rgb(AGENT) * 255 - area)
 
 

@@ -27,8 +27,8 @@ from envs.draw import (
 )
 from envs.render_quiz import clock
 
-CELL, SIDE = 20.0, 7
-BOARD_X, BOARD_Y = 92.0, 16.0
+CELL, SIDE = 18.5, 7
+BOARD_X, BOARD_Y = 92.0, 24.0
 
 
 def catch_frames(t: np.ndarray, fruit: np.ndarray, basket: np.ndarray, caught: np.ndarray, runs: int) -> np.ndarray:

@@ -84,10 +84,10 @@ def tracking_frames(
         image = page()
         asks = symbol == len(symbols)
         face = Tile("end", 0, "asked") if asks else Tile("text", ord(symbols[symbol]), "shown")
-        _tile(image, face, 200.0, 84.0, WIDE * 1.3, TALL * 1.3)
+        _tile(image, face, 200.0, 88.0, WIDE * 1.3, TALL * 1.3)
         for i in range(classes):
             angle = 2 * math.pi * i / classes - math.pi / 2
-            x, y = 420 + 52 * math.cos(angle), 84 + 52 * math.sin(angle)
+            x, y = 420 + 46 * math.cos(angle), 88 + 46 * math.sin(angle)
             over = t >= length
             colour = (GOOD if right else BAD) if over else CUE if asks else AGENT
             if i == now:

@@ -320,6 +320,17 @@ def test_frames():
         assert frames.std() > 20
 
 
+def test_of_a_wide_world_the_part_around_the_agent_is_shown_larger():
+    """At the end of the hallway one can see which side is right; on the way there one cannot."""
+    env, dots = ours("W129", 3, 1), []
+    env.reset()
+    while not env.ended:
+        env.step(env.oracle(env.state))
+        good = np.array([23, 166, 115]) * (1, 0.96, 0.84)  # in the light, about; key and ball have it too
+        dots.append(int((np.abs(env.render()[0] - good).sum(-1) < 60).sum()))
+    assert dots[0] < 20 < 140 < dots[-2]  # 112 where only the tiny world and the view show them
+
+
 def test_refusals():
     for kwargs, message in (
         ({"size": "S8"}, "size must be S and an odd number >= 7"),
