@@ -26,7 +26,6 @@ from typing import Any
 import build  # sets the environment that torch is imported in, so it comes first
 
 # isort: split
-import torch
 
 import record_video
 import train_agent
@@ -50,6 +49,7 @@ from configs.suite import Planned, Suite, Task, plan, series
 from configs.suite_file import read_suite, suites
 from envs.env import Spec
 from envs.group import EnvError
+from memory_cells.variants import count_parameters
 
 SCRIPT = Path(__file__).resolve()
 REACH = "reach.json"
@@ -76,7 +76,7 @@ class Comparison:
             _solving_can_be_seen(run, suite.options.solved)
             learner = run.config.agent
             spec = spec.seeing_last(learner.see_last_action or learner.see_last_reward)
-            self.known[run.cell, run.task.label] = _size(build.make_agent(run.config, env)), spec
+            self.known[run.cell, run.task.label] = count_parameters(build.make_agent(run.config, env).core), spec
         self.series = series({run.task.env: run.config.env for run in self.one_each()})
         self.check(self.sweep() if suite.learning_rates else self.runs())
 
@@ -85,7 +85,7 @@ class Comparison:
         if self.suite.options.match == "width":
             return task
         (run,) = plan(self.suite.options.baseline, task, [1], self.out, build.KNOWN_CELLS)
-        size = _size(build.make_agent(run.config, build.make_env(run.config, 1, "cpu", seed=0)))
+        size = count_parameters(build.make_agent(run.config, build.make_env(run.config, 1, "cpu", seed=0)).core)
         return dataclasses.replace(task, settings=task.settings | {"cell.hidden_size": "null",
                                                                    "cell.match_parameters": str(size)})  # fmt: skip
 
@@ -164,10 +164,6 @@ def _steps_suffice(run: Planned, spec: Spec) -> None:
     if train.stagger_episodes and not run.config.agent.full_episode and train.steps <= spread:
         raise ConfigError(f"{run.task.label}: train.steps={train.steps} may be used up by spreading the episodes; expected "
                           f"more than {spread}, or train.stagger_episodes=false")  # fmt: skip
-
-
-def _size(agent: torch.nn.Module) -> int:
-    return sum(p.numel() for p in agent.core.parameters() if p.requires_grad)
 
 
 def execute(comparison: Comparison, runs: Sequence[Planned], seconds: Mapping[tuple[str, str], float], lock: int,

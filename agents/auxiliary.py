@@ -131,9 +131,8 @@ class Auxiliary(nn.Module):
 
 
 def flat_state(core: Cell, state: State) -> Tensor:
-    """All entries of the core's state side by side, (B, .); complex ones as two real numbers, clocks left out."""
+    """All entries of the core's state side by side, (B, .); clocks left out."""
     parts = [s for name, s in zip(core.state_names, state, strict=True) if not is_clock(name)]
-    parts = [torch.view_as_real(s) if s.is_complex() else s for s in parts]
     return torch.cat([p.flatten(1) for p in parts], -1)
 
 

@@ -15,7 +15,7 @@ from agents import diagnostics
 from agents.agent import Agent
 from agents.probe import memory_probe
 from agents.rollout import Rollout, collect, start
-from agents.runlog import RunError, write_text
+from agents.runlog import RunError, spelled, write_text
 from envs.env import Step, Stream
 from memory_cells.cells import is_clock
 from memory_cells.unroll import path_class
@@ -192,9 +192,7 @@ def plain(value: Any) -> Any:
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return spelled(value) if isinstance(value, float) else value
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> list[Path]:

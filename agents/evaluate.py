@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent, act
+from agents.statistics import wilson
 from envs.env import Step, Stream
 from memory_cells.wrappers import TimeGate, step_open_units
 
@@ -81,15 +82,13 @@ def summarise(episodes: Episodes) -> dict[str, Any]:
 
     Both describe this one agent; a claim about a method needs several seeds.
     """
-    from scipy import stats  # takes half as long to import as torch, so only where intervals are wanted
-
-    n, wins = len(episodes.success), int(episodes.success.sum())
-    wilson = stats.binomtest(wins, n).proportion_ci(0.95, method="wilson")
+    n = len(episodes.success)
+    success = wilson(int(episodes.success.sum()), n)
     returns = episodes.returns.numpy()
     return {
         "episodes": n,
-        "success_rate": wins / n,
-        "success_interval": [float(wilson.low), float(wilson.high)],
+        "success_rate": success.value,
+        "success_interval": [success.low, success.high],
         "mean_return": float(returns.mean()),
         "return_interval": _bootstrap(returns),
         "mean_length": float(episodes.lengths.double().mean()),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.agent import Agent, act
+from agents.diagnostics import has_gate
 from envs.env import NO_ACTION, Step, Stream
 from envs.group import EnvError
 
@@ -111,7 +112,7 @@ def _choose(env: Stream, pairs: int) -> tuple[Step, list[int]]:
 
 def _play(agent: Agent, env: Stream, row: Step, chosen: list[int], generator: torch.Generator | None,
           max_steps: int | None) -> list[Episode]:  # fmt: skip
-    gated = getattr(agent.core, "gate", None) is not None
+    gated = has_gate(agent.core)
     memory = agent.core.memory
     record = [memory, "keep", "write"] if gated else [memory]
     index = torch.tensor(chosen, device=env.device)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.statistics import wilson
+
 FOLDS = 5
 #: strength of the ridge, per episode
 RIDGE = 0.1
@@ -61,8 +63,6 @@ def memory_probe(states: Tensor, age: Tensor, cue: Tensor, most: int) -> dict[st
     "chance" (the share of the commonest class) and "episodes". An environment that shows its cue later has its curve start
     at chance.
     """
-    from scipy import stats  # slow to import
-
     asked = {name: classes.view_as(age) for name, classes in targets(cue.flatten(0, 1)).items()}
     found = {name: {key: [] for key in ("step", "accuracy", "low", "high", "chance", "episodes")} for name in asked}
     longest = int(age.max())
@@ -75,9 +75,8 @@ def memory_probe(states: Tensor, age: Tensor, cue: Tensor, most: int) -> dict[st
             own = classes[row, env].unique(return_inverse=True)
             if n < FEWEST or len(own[0]) < 2:
                 continue
-            right = int(cross_validated(states[row, env], own[1]).sum())
-            wilson = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
-            now = (step, right / n, float(wilson.low), float(wilson.high), float(own[1].bincount().max()) / n, n)
+            right = wilson(int(cross_validated(states[row, env], own[1]).sum()), n)
+            now = (step, *right, float(own[1].bincount().max()) / n, n)
             for key, value in zip(found[name], now, strict=True):
                 found[name][key].append(value)
     return {name: lists for name, lists in found.items() if lists["step"]}

@@ -41,8 +41,8 @@ class RunError(ValueError):
 # --- the folder ------------------------------------------------------------------------------------------------------
 
 
-def create_run_dir(requested: str | Path | None, root: str | Path = "runs", name: str = "run") -> Path:
-    """Make and return a folder for a new run: `requested`, or a new ROOT/<date>-<time>-<name> that nobody else has.
+def create_run_dir(requested: str | Path | None, name: str = "run") -> Path:
+    """Make and return a folder for a new run: `requested`, or a new runs/<date>-<time>-<name> that nobody else has.
 
     Raises RunError where `requested` holds anything already, or a folder cannot be made or written to.
     """
@@ -53,14 +53,14 @@ def create_run_dir(requested: str | Path | None, root: str | Path = "runs", name
             if any(path.iterdir()):
                 raise RunError(f"run_dir={path} is not empty; give another folder, or continue it with --resume {path}")
         else:
-            path = _new_folder(Path(root), time.strftime("%Y%m%d-%H%M%S-") + name)
+            path = _new_folder(Path("runs"), time.strftime("%Y%m%d-%H%M%S-") + name)
         if not os.access(path, os.W_OK | os.X_OK):
             raise RunError(f"the run folder {path} is not writable")
     except (OSError, ValueError) as error:
         if isinstance(error, RunError):
             raise
         reason = getattr(error, "strerror", None) or error
-        raise RunError(f"cannot make the run folder {requested or root}: {reason}") from error
+        raise RunError(f"cannot make the run folder {requested or 'runs'}: {reason}") from error
     return path
 
 
@@ -235,6 +235,13 @@ class MetricsLog:
         self.close()
 
 
+def spelled(value: float) -> float | str:
+    """`value`, or where JSON has no number for it, its name."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 def _plain(key: str, value: Any) -> Any:
     take_out = getattr(value, "item", None)
     if take_out is not None:
@@ -243,9 +250,7 @@ def _plain(key: str, value: Any) -> Any:
         except (RuntimeError, ValueError):
             raise RunError(f"the metric {key!r} is not a single value") from None
     if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return spelled(value)
     if value is None or isinstance(value, (bool, int, str)):
         return value
     raise RunError(f"the metric {key!r} is a {type(value).__name__}, expected a number, text or None")

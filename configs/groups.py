@@ -3,7 +3,7 @@
 An environment's YAML may hold `levels`: easy, medium, hard and xl, each some keys; `env=NAME-LEVEL` sets these too.
 
 `cell=NAME` has no table here, for the names belong to `memory_cells.variants` and the caller hands them in: every cell
-is a CellConfig, and `configs/cell/NAME.yaml` is read only where a cell wants other defaults.
+is a CellConfig.
 """
 
 from pathlib import Path

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -57,11 +57,7 @@ def settings_of(schema: Any, prefix: str = "") -> Iterator[Setting]:
             yield from settings_of(value, key + ".")
         else:
             kind, optional = _split_type(hints[f.name])
-            yield Setting(key, kind, optional, _declared_default(f), dict(f.metadata))
-
-
-def _declared_default(f: Field) -> Any:
-    return f.default
+            yield Setting(key, kind, optional, f.default, dict(f.metadata))
 
 
 ALIASES = {"lr": "agent.learning_rate", "entropy_coef": "agent.entropy_cost", "ent_coef": "agent.entropy_cost",
@@ -73,7 +69,7 @@ def closest(word: str, choices: Sequence[str]) -> str | None:
     word = word[:100]
     tails = {c.rsplit(".", 1)[-1]: c for c in reversed(choices)}
     tail = word.rsplit(".", 1)[-1]
-    if ALIASES.get(tail) in choices:
+    if tail not in tails and ALIASES.get(tail) in choices:
         return ALIASES[tail]
     whole = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     near_tail = difflib.get_close_matches(tail, list(tails), n=1, cutoff=0.75)

@@ -97,12 +97,12 @@ def _compose(text: str, where: str) -> yaml.Node | None:
             loader.dispose()
 
 
-def parse_value(key: str, text: str, origin: str = COMMAND_LINE) -> Leaf:
+def parse_value(key: str, text: str) -> Leaf:
     """The leaf of a command-line token; text that YAML would not read as one scalar is kept as text."""
-    check_text(text, f"{origin}: {show(key)}")
+    check_text(text, f"{COMMAND_LINE}: {show(key)}")
     value: bool | int | float | str | None = text
     try:
-        node = _compose(text, origin)
+        node = _compose(text, COMMAND_LINE)
         if node is None:
             value = None
         elif isinstance(node, ScalarNode) and (node.style in ("'", '"') or node.value == text.strip()):
@@ -110,7 +110,7 @@ def parse_value(key: str, text: str, origin: str = COMMAND_LINE) -> Leaf:
             text = node.value
     except (ConfigError, ValueError):
         pass
-    return Leaf(key, value, text, origin)
+    return Leaf(key, value, text, COMMAND_LINE)
 
 
 def _walk(node: yaml.Node, prefix: str, where: str, into: dict[str, Leaf], sections: dict[str, str]) -> None:

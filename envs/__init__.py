@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -46,8 +45,8 @@ _PHASES = {"explore_length": 10, "distractor_length": 3, "reward_length": 9, "ap
 _HUNG = {"distractor_length": 90, "apple_reward_high": 10.0, "final_reward": 10.0}
 
 ENVS: dict[str, EnvRow] = {
-    "tmaze_passive": EnvRow(TMaze, {"oracle_length": 0}, {}, {"corridor_length": 4}, {"TMaze": {"oracle_length": 0}}),
-    "tmaze_active": EnvRow(TMaze, {}, {"oracle_length": 1}, {"corridor_length": 4}, {"TMazeActive": {"oracle_length": 1}}),
+    "tmaze_passive": EnvRow(TMaze, {"oracle_length": 0}, {}, {"corridor_length": 4}, {"TMaze": {}}),
+    "tmaze_active": EnvRow(TMaze, {}, {"oracle_length": 1}, {"corridor_length": 4}, {"TMazeActive": {}}),
     "tmaze_bakker": EnvRow(BakkerTMaze, {}, {}, {"corridor_length": 4}, {"TMazeBakker": {}}),
     "tmaze_noisy": EnvRow(NoisyTMaze, {}, {}, {"corridor_length": 4, "slip": 0.1}, {"TMazeNoisy": {}}),
     "tmaze_rewrite": EnvRow(
@@ -72,8 +71,8 @@ ENVS: dict[str, EnvRow] = {
     "delayed_catch": EnvRow(DelayedCatch, {}, {}, {"runs": 2}, {"DelayedCatch": {}}),
     "cartpole_pomdp": EnvRow(CartPolePomdp, {}, {}, {"step_limit": 7}, {"CartPolePomdp": {}}),
     "passive_match": EnvRow(PassiveMatch, {}, {}, {**_PHASES, "explore_length": 2}, {"PassiveMatch": {}}),
-    "active_match": EnvRow(ActiveMatch, {}, _HUNG, _PHASES, {"ActiveMatch": _HUNG}),
-    "key_to_door": EnvRow(KeyToDoor, {}, {"reward_length": 10}, _PHASES, {"KeyToDoor": {"reward_length": 10}}),
+    "active_match": EnvRow(ActiveMatch, {}, _HUNG, _PHASES, {"ActiveMatch": {}}),
+    "key_to_door": EnvRow(KeyToDoor, {}, {"reward_length": 10}, _PHASES, {"KeyToDoor": {}}),
     "minigrid_memory": EnvRow(MiniGridMemory, {}, {}, {"size": "S7"}, {
         f"MiniGrid-Memory{size}": {"size": size, "agent_view_size": 7, "actions": 7, "draws": "minigrid"}
         for size in ("S7", "S9", "S11", "S13", "S13Random", "S17Random")
@@ -111,15 +110,12 @@ def make(name: str, num_envs: int, device: str | torch.device = "cpu", seed: int
     for key in kwargs:
         if key in row.fixed:
             raise ValueError(f"{name} fixes {key} = {row.fixed[key]!r}; it cannot be set")
-    check_arguments(name, kwargs, [p for p in inspect.signature(row.env).parameters if p not in row.fixed])
-    return row.env(num_envs, device=device, seed=seed, **row.fixed, **{**row.defaults, **kwargs})
-
-
-def check_arguments(name: str, given: Iterable[str], known: list[str]) -> None:
-    """Raises ValueError for the first of the `given` arguments that is not `known`, with the nearest one."""
-    for key in given:
+    taken = {"num_envs", "device", "seed", *row.fixed}
+    known = [p for p in inspect.signature(row.env).parameters if p not in taken]
+    for key in kwargs:
         if key not in known:
             raise ValueError(f"{name} has no argument {key!r}{_nearest(key, known)}; known: {', '.join(known)}")
+    return row.env(num_envs, device=device, seed=seed, **row.fixed, **{**row.defaults, **kwargs})
 
 
 def _nearest(word: str, known: list[str]) -> str:

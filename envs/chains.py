@@ -160,10 +160,6 @@ class UmbrellaChain(Env):
         self.hidden = flag("hidden", hidden)
         super().__init__(num_envs, device, seed, cue_visible)
 
-    def prepare(self) -> None:
-        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-
     def _coins(self, n: int) -> Tensor:
         """(B, n) bool."""
         return torch.rand(self.num_envs, n, generator=self.generator, device=self.device) < 0.5
@@ -259,8 +255,6 @@ class DiscountingChain(Env):
     def prepare(self) -> None:
         self._waits = torch.tensor(self.waits, device=self.device)
         self._arms = torch.arange(5, device=self.device)
-        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
 
     def spawn(self) -> DiscountingState:
         if self.mapping_seed is None:

@@ -73,8 +73,6 @@ class DelayedCatch(Env):
 
     def prepare(self) -> None:
         self._places = torch.arange(SIDE * SIDE, device=self.device)
-        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
 
     def _drop(self) -> tuple[Tensor, Tensor]:
         """Columns of a new fruit and a new basket."""
@@ -185,7 +183,6 @@ class CartPolePomdp(Env):
         super().__init__(num_envs, device, seed, cue_visible)
 
     def prepare(self) -> None:
-        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self._one = torch.ones(self.num_envs, device=self.device)
         unit = [X_LIMIT, ANGLE_LIMIT] if self.scaled else [1.0, 1.0]
         self._unit = torch.tensor(unit, dtype=torch.float64, device=self.device)

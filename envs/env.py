@@ -160,6 +160,8 @@ class Env(Stream):
         self.generator = torch.Generator(self.device)
         self._no_action = torch.full((), NO_ACTION, dtype=torch.int64, device=self.device)
         self._no_reward = torch.zeros((), dtype=torch.float32, device=self.device)
+        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)  # for subclasses, never written to
+        self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self.prepare()
         spawned = self.spawn()
         self.state: Any = type(spawned)(*(field.clone() for field in spawned))
@@ -187,10 +189,6 @@ class Env(Stream):
     @abstractmethod
     def observe(self, state: Any) -> Tensor:
         """What the agent sees of the state: (B, ...), a new tensor."""
-
-    @abstractmethod
-    def success(self, state: Any) -> Tensor:
-        """(B,) bool: did the episode reach its aim? Meaningful where it just ended (`self.ended`)."""
 
     @abstractmethod
     def oracle(self, state: Any) -> Tensor:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -59,12 +58,9 @@ def make_vector(
 
 def _native(name: str, num_envs: int, device: str, kwargs: dict[str, Any]) -> Env:
     """Raises ValueError for an argument that the environment does not have."""
-    make = envs.ENVS[name].env
     if "seed" in kwargs:
         raise ValueError("seed is an argument of reset(), not of make()")
-    known = [p for p in inspect.signature(make).parameters if p not in ("num_envs", "device", "seed")]
-    envs.check_arguments(name, kwargs, known)
-    return make(num_envs, device=device, **kwargs)
+    return envs.make(name, num_envs, device, **kwargs)
 
 
 class GymEnv(gymnasium.Env[Any, np.int64]):

@@ -88,7 +88,6 @@ class _Memory(Mirrored):
         t = np.arange(self.max_steps + 2)  # one more: where a row's action is ignored, `act` counts on all the same
         self._payoff = torch.from_numpy(1 - 0.9 * (t / self.max_steps)).to(d)  # float64, as minigrid computes it
         self._reward = self._payoff.to(torch.float32)
-        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=d)
         self._starts, self._ends = maze.starts.reshape(-1).to(d), maze.ends.to(d)
         self._alike = maze.starts[:, : maze.starts.shape[1] if self.scattered else 1].reshape(-1).to(d)
         self.ended = torch.ones(self.num_envs, dtype=torch.bool, device=d)

@@ -130,7 +130,6 @@ class GridWorld(Mirrored):
         payoff = 1 - 0.9 * (np.arange(self.max_steps + 2) / self.max_steps)
         self._payoff = torch.from_numpy(payoff).to(self.device)
         self._rewards = self._payoff.to(torch.float32)
-        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self._empty = torch.full((self.num_envs,), EMPTY, dtype=torch.int32, device=self.device)
         self._compass = torch.arange(4, device=self.device)
 

@@ -32,8 +32,6 @@ class Quiz(Env):
     def prepare(self) -> None:
         self.worth = 1.0 / self.questions
         self.pass_mark = -(-9 * self.questions // 10)  # right answers that make a success
-        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._choices = torch.arange(self.num_actions, device=self.device)
 
     @abstractmethod

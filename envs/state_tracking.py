@@ -134,8 +134,6 @@ class StateTracking(Env):
         self._seen = torch.tensor([0, 1, 1, 2, 2], device=self.device)  # temporal_xor: cues by state
         self._codes = torch.eye(symbols + 1, device=self.device)
         self._answers = torch.eye(self.classes, device=self.device)
-        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
 
     def _read(self, t: Tensor, length: Tensor, automaton: Tensor) -> tuple[Tensor, Tensor]:
         """The symbol that row t shows, and the automaton's state after it."""

@@ -48,12 +48,9 @@ class Corridor(Env):
         corridor = torch.stack((x + 1, x, (x - 1).clamp(min=0), x), 1)
         arms = torch.tensor([at_junction, [J + 1, J + 1, J + 1, J], [J + 2, J, J + 2, J + 2]])
         self._moves = torch.cat((corridor, arms)).reshape(-1).to(self.device)  # [4 * cell + action] -> cell
-        codes = torch.tensor(self.codes)
+        codes = torch.tensor(self.codes, dtype=torch.float32)
         self._views = torch.cat((codes[:1].expand(J, -1), codes[1:])).to(self.device)  # J+3 cells, then the two cues
-        B, d = self.num_envs, self.device
-        self._start = torch.full((B,), self.start, dtype=torch.int64, device=d)
-        self._zero = torch.zeros(B, dtype=torch.int64, device=d)
-        self._never = torch.zeros(B, dtype=torch.bool, device=d)
+        self._start = torch.full_like(self._zero, self.start)
 
     def spawn(self) -> TMazeState:
         arms = (self.junction + 1, self.junction + 3)
@@ -146,7 +143,6 @@ class TMaze(Corridor):
         self.penalty = -1.0 / self.corridor_length
         self.junction = self.oracle_length + self.corridor_length
         self.episode_length = self.corridor_length + 2 * self.oracle_length + 1
-        self.codes = tuple(tuple(float(v) for v in code) for code in self.codes)
         super().__init__(num_envs, device, seed, cue_visible)
 
     def act(self, state: TMazeState, action: Tensor) -> tuple[TMazeState, Tensor, Tensor, Tensor]:
@@ -263,7 +259,6 @@ class BakkerTMaze(Corridor):
         if step_limit is None:
             step_limit = 10 * self.corridor_length
         self.step_limit = at_least("step_limit (corridor_length + 1 or more)", step_limit, self.corridor_length + 1)
-        self.codes = tuple(tuple(float(v) for v in code) for code in self.codes)
         super().__init__(num_envs, device, seed, cue_visible)
 
     def act(self, state: TMazeState, action: Tensor) -> tuple[TMazeState, Tensor, Tensor, Tensor]:

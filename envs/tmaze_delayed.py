@@ -77,7 +77,6 @@ class DelayedChoice(Corridor):
         self.sigma = in_range("sigma", sigma, 0, 1e6)
         self.episode_length = self.corridor_length + 1 + self.delay
         self.penalty = -1.0 / max(self.corridor_length, 1)
-        self.codes = tuple(tuple(float(v) for v in code) for code in self.codes)
         super().__init__(num_envs, device, seed, cue_visible)
 
     def prepare(self) -> None:

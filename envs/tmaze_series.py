@@ -31,9 +31,6 @@ class Series(Env):
     step_cost: float
     step_limit: int
 
-    def prepare(self) -> None:
-        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-
     @abstractmethod
     def at_junction(self, state: NamedTuple) -> Tensor:
         """(B,) bool."""
@@ -149,7 +146,6 @@ class RewriteTMaze(Series):
         super().__init__(num_envs, device, seed, cue_visible)
 
     def prepare(self) -> None:
-        super().prepare()
         self._length = torch.full_like(self._zero, self.corridor_length)
 
     def _draw(self) -> tuple[Tensor, Tensor]:

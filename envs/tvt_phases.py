@@ -126,8 +126,6 @@ class ThreePhases(Env):
         self._pick = self._table(rooms.directions(rooms.ORCHARD.walls, rooms.ORCHARD.marks))
         away = rooms.distances(rooms.ORCHARD.walls)[:, list(rooms.ORCHARD.marks)]
         self._away = self._table(np.where(away == 0, 2, away))
-        self._zero = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
-        self._never = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
 
     def _table(self, values: Any) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)

@@ -29,13 +29,6 @@ from memory_cells.inits import orthogonal_rows, torch_default_rows, xavier_rows
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 
 
-def layer_norm(a: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """`norm(a)`, in operations that the fused path knows."""
-    d = a - a.sum(-1, keepdim=True) / norm.normalized_shape[0]
-    variance = (d * d).sum(-1, keepdim=True) / norm.normalized_shape[0]
-    return d / torch.sqrt(variance + norm.eps) * norm.weight + norm.bias
-
-
 class Elman(Cell):
     """`h' = act(W x + U h + b)` (Elman 1990), or `act(LayerNorm(W x + U h + b))` with `norm`.
 
@@ -64,24 +57,24 @@ class Elman(Cell):
 
     def step(self, z, state):
         pre = z[0] + F.linear(state[0], self.weight_h)
-        return (self.activation(pre if self.norm is None else layer_norm(pre, self.norm)),)
+        return (self.activation(pre if self.norm is None else self.norm(pre)),)
 
 
 class IndRNN(Cell):
     """`h' = relu(W x + b + u * h)`, u (H,): each unit reads only itself (Li et al. 2018, arXiv 1803.04831 [C]).
 
-    u ~ U(0, 1), or 1 for every unit with `keep=True` (the authors' last layer where only the last output counts).
+    u ~ U(0, 1).
     The paper's constraint |u| <= magnitude ** (1 / length) (magnitude 2 or 10) is kept by `constrain()`, which the
     learner calls after every optimiser step. The default, magnitude 1, is |u| <= 1 for any length: in an episode of no
     fixed length a larger u lets a ReLU state explode. Units mix only between layers, so stack at least two.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, magnitude: float = 1.0, length: int = 1, keep: bool = False):
+    def __init__(self, input_size: int, hidden_size: int, magnitude: float = 1.0, length: int = 1):
         super().__init__(input_size, hidden_size)
         self.bound = magnitude ** (1 / length)
         self.weight_x = nn.Parameter(xavier_rows(1, hidden_size, input_size))
         self.bias = nn.Parameter(torch.zeros(hidden_size))
-        self.weight_h = nn.Parameter(torch.ones(hidden_size) if keep else torch.rand(hidden_size))
+        self.weight_h = nn.Parameter(torch.rand(hidden_size))
 
     @torch.no_grad()
     def constrain(self) -> None:

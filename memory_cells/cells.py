@@ -35,6 +35,8 @@ class Cell(nn.Module):
     memory: str = "h"
     #: what holds shares of the memory against the step inside, innermost first (`wrappers.Held`)
     holds: tuple[nn.Module, ...] = ()
+    #: whether the gradient with noise is on purpose not the derivative
+    cuts_gradient: bool = False
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__()

@@ -63,10 +63,8 @@ def rotations(hidden_size: int) -> Tensor:
 def constrain(module: nn.Module) -> None:
     """Puts every part of `module` that has a `constrain` method back into its set: call it after each optimiser step."""
     for part in module.modules():
-        if part is not module and hasattr(part, "constrain"):
+        if hasattr(part, "constrain"):
             part.constrain()
-    if hasattr(module, "constrain"):
-        module.constrain()
 
 
 def must_divide(name: str, hidden_size: int, unit: int, why: str) -> None:

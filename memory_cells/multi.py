@@ -48,7 +48,7 @@ class Stacked(Cell):
         lower = (f"layer{k}.{name}" for k, layer in enumerate(layers[:-1]) for name in layer.state_names)
         self.state_names = (*top.state_names, *lower)
         self.recurrent_output, self.memory = top.recurrent_output, top.memory
-        self.cuts_gradient = any(getattr(layer, "cuts_gradient", False) for layer in layers)
+        self.cuts_gradient = any(layer.cuts_gradient for layer in layers)
         with torch.no_grad():
             self._own = len(self.project(torch.zeros(1, 1, self.input_size)))  # entries before the noise
 

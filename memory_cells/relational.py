@@ -29,18 +29,16 @@ class RMC(Cell):
         i, f = s(G_x w + G_m tanh(M) + (0, 1));   M' = i * tanh(N) + f * M;   h' = M' flattened
 
     F = H / slots, attention of `heads` heads with q, k, v = LN(W_qkv X) and keys scaled by (F / heads)^-1/2, MLP of two
-    layers with ReLU between. gate_style "unit": a gate for each entry, "memory": one for each slot. One attention block
-    a step. The state starts as identity rows, so that slots differ: at a reset it is not zero. That needs F >= slots,
-    H = 16 at the defaults; in a smaller memory the last slots start alike and stay so.
+    layers with ReLU between; a gate for each entry (the code's gate_style "unit"), one attention block a step. The state
+    starts as identity rows, so that slots differ: at a reset it is not zero. That needs F >= slots, H = 16 at the
+    defaults; in a smaller memory the last slots start alike and stay so.
     """
 
-    def __init__(self, input_size: int, hidden_size: int, slots: int = 4, heads: int = 2, gate_style: str = "unit"):
+    def __init__(self, input_size: int, hidden_size: int, slots: int = 4, heads: int = 2):
         super().__init__(input_size, hidden_size)
         must_divide("rmc", hidden_size, slots * heads, "slots * heads")
-        if gate_style not in ("unit", "memory"):
-            raise ValueError(f"gate_style must be 'unit' or 'memory', got {gate_style!r}")
         width = hidden_size // slots
-        self.slots, self.heads, self.gates = slots, heads, width if gate_style == "unit" else 1
+        self.slots, self.heads = slots, heads
         self.inputs, self.qkv, self.norm_qkv = (
             _linear(input_size, width),
             _linear(width, 3 * width),
@@ -48,8 +46,8 @@ class RMC(Cell):
         )
         self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = nn.Sequential(_linear(width, width), nn.ReLU(), _linear(width, width))
-        self.gates_x, self.gates_memory = _linear(width, 2 * self.gates), _linear(width, 2 * self.gates)
-        self.register_buffer("gate_bias", torch.tensor([0.0, 1.0]).repeat_interleave(self.gates), persistent=False)
+        self.gates_x, self.gates_memory = _linear(width, 2 * width), _linear(width, 2 * width)
+        self.register_buffer("gate_bias", torch.tensor([0.0, 1.0]).repeat_interleave(width), persistent=False)
 
     def initial_state(self, batch: int):
         like = self.gates_x.weight

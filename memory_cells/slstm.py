@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from memory_cells.cells import Cell
 from memory_cells.constrained import largest_divisor, must_divide, register_masked
-from memory_cells.inits import xavier_rows
+from memory_cells.inits import torch_default_rows, xavier_rows
+from memory_cells.squash import cumax
 
 
 def log_sigmoid(a: Tensor) -> Tensor:
@@ -71,16 +72,6 @@ class SLSTM(Cell):
         return torch.sigmoid(output) * c / n, c, n, m
 
 
-def _uniform(rows: int, columns: int, fan_in: int) -> Tensor:
-    """What torch.nn.Linear draws: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    return torch.empty(rows, columns).uniform_(-(fan_in**-0.5), fan_in**-0.5)
-
-
-def cumax(a: Tensor) -> Tensor:
-    """`cumsum(softmax(a))` over the last axis."""
-    return torch.cumsum(torch.softmax(a, -1), -1)
-
-
 class ONLSTM(Cell):
     """ON-LSTM (Shen et al. 2019, arXiv 1810.09536; yikangshen/Ordered-Neurons ON_LSTM.py [C])::
 
@@ -102,9 +93,10 @@ class ONLSTM(Cell):
         if self.levels < 2:
             raise ValueError(f"on-lstm: one chunk orders nothing; hidden_size {hidden_size} needs a chunk below itself")
         rows = 4 * hidden_size + 2 * self.levels
-        self.weight_x = nn.Parameter(_uniform(rows, input_size, input_size))
-        self.weight_h = nn.Parameter(_uniform(rows, hidden_size, hidden_size))
-        self.bias = nn.Parameter(_uniform(rows, 1, input_size)[:, 0] + _uniform(rows, 1, hidden_size)[:, 0])
+        self.weight_x = nn.Parameter(torch_default_rows([rows], input_size, input_size))
+        self.weight_h = nn.Parameter(torch_default_rows([rows], hidden_size, hidden_size))
+        biases = (torch_default_rows([rows], fan_in, 1)[:, 0] for fan_in in (input_size, hidden_size))
+        self.bias = nn.Parameter(sum(biases))
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return (F.linear(x, self.weight_x, self.bias),)

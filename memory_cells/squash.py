@@ -22,11 +22,16 @@ def running_sum(x: Tensor) -> Tensor:
     return torch.cumsum(x, -1)
 
 
+def cumax(a: Tensor) -> Tensor:
+    """`cumsum(softmax(a))` over the last axis (Shen et al. 2019, arXiv 1810.09536): rising, in (0, 1], the last entry 1."""
+    return running_sum(torch.softmax(a, -1))
+
+
 class Cumax(nn.Module):
-    """`cumsum(softmax(a))` along the units (Shen et al. 2019, arXiv 1810.09536): rising, in (0, 1], the last entry 1."""
+    """`cumax` along the units."""
 
     def forward(self, pre: Tensor) -> Tensor:
-        return running_sum(torch.softmax(pre, -1))
+        return cumax(pre)
 
 
 class KAF(nn.Module):

@@ -31,7 +31,7 @@ def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "a
     function in torch operations; "scan" the cell's own form for a whole sequence and raises `ValueError` where it has
     none; "auto" takes, for more than one row, "scan" if the cell has it, else "fused", and falls back on "loop".
     record: names of traces to return as well, from "keep", "write" (the cell's gate, together with what wrappers hold) and the
-    names of the state; each (T, B, H). Recording takes the loop.
+    names of the state; each (T, B, .). Recording takes the loop.
     noise: what `core.draw` gave for these rows; None draws it here, from torch's default generator.
     Returns y (T, B, H), the state after the last row, and the dict of traces if any were asked for.
     """

@@ -50,12 +50,12 @@ def _gru(i, h):
 
 
 CELLS = {
-    "lstm": lambda i, h, gate, init, **kw: cells.LSTM(i, h, gate, init, **kw),
-    "gru": lambda i, h, gate, init, **kw: cells.GRU(i, h, gate, init, **kw),
-    "gated-rnn": lambda i, h, gate, init, **kw: cells.GatedRNN(i, h, gate, init, **kw),
+    "lstm": cells.LSTM,
+    "gru": cells.GRU,
+    "gated-rnn": cells.GatedRNN,
     "leaky-rnn": lambda i, h, gate, init, **kw: cells.GatedRNN(i, h, gates.Static(init, h), **kw),
-    "nru": lambda i, h, gate, init, **kw: nru.NRU(i, h, **kw),
-    "memoryless": lambda i, h, gate, init, **kw: cells.Memoryless(i, h, **kw),
+    "nru": _alone(nru.NRU),
+    "memoryless": _alone(cells.Memoryless),
     "rnn": _alone(baselines.Elman),
     "indrnn": lambda i, h, gate, init, **kw: multi.stack(baselines.IndRNN, i, h, **kw),
     "orth-rnn": _alone(baselines.OrthRNN),

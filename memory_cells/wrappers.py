@@ -32,8 +32,6 @@ class Wrapper(Cell):
     rank: int
     #: entries that `draw` adds
     noise_entries: int = 0
-    #: whether the gradient with noise is on purpose not the derivative
-    cuts_gradient: bool = False
 
     def __init__(self, inner: Cell):
         super().__init__(inner.input_size, inner.hidden_size)
@@ -41,7 +39,7 @@ class Wrapper(Cell):
             raise ValueError(f"{type(self).__name__} goes inside {type(inner).__name__}, not around it")
         self.inner = inner
         self.state_names, self.recurrent_output, self.memory = inner.state_names, inner.recurrent_output, inner.memory
-        self.cuts_gradient = self.cuts_gradient or getattr(inner, "cuts_gradient", False)
+        self.cuts_gradient = self.cuts_gradient or inner.cuts_gradient
         with torch.no_grad():
             weight = next(inner.parameters())
             probe = torch.zeros(1, 1, inner.input_size, dtype=weight.dtype, device=weight.device)

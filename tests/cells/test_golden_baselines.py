@@ -81,7 +81,7 @@ MUTANTS = {
         (baselines.Elman, "step", "self.weight_h", "self.weight_h.t()"),
     ],
     "rnn-orth": [
-        (baselines.Elman, "step", "layer_norm(pre, self.norm)", "pre"),
+        (baselines.Elman, "step", "self.norm(pre)", "pre"),
         (baselines.Elman, "step", "z[0] + F", "-z[0] + F"),
     ],
     "indrnn": [

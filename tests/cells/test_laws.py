@@ -119,7 +119,7 @@ def test_paths_that_a_core_lacks_say_so(name, form):
 @law
 def test_gradients_are_derivatives(name, form):
     core, x, first, state, noise = sample(name, form)
-    if getattr(core, "cuts_gradient", False):  # they are, where nothing is cut
+    if core.cuts_gradient:  # they are, where nothing is cut
         noise = ()
     x, first, noise = leaf(x[:3, :2]), first[1:4, :2], tuple(n[:3, :2] for n in noise)
     state = tuple(leaf(s[:2]) for s in state)

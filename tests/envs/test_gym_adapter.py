@@ -51,14 +51,14 @@ def test_gymnasium_checker_is_silent(name, render_mode):
 
 
 def test_active_and_action_mode_pass_too():
-    check_env(gymnasium.make("gatemaze/TMaze-v0", oracle_length=2, penalty_mode="action").unwrapped)
+    check_env(gymnasium.make("gatemaze/TMazeActive-v0", oracle_length=2, penalty_mode="action").unwrapped)
 
 
 def test_import_by_id():
     code = """
 import gymnasium
-env = gymnasium.make_vec("envs:gatemaze/TMaze-v0", num_envs=8, corridor_length=7, oracle_length=1)
-assert env.num_envs == 8 and env.unwrapped.env.corridor_length == 7 and env.unwrapped.env.oracle_length == 1
+env = gymnasium.make_vec("envs:gatemaze/TMazeActive-v0", num_envs=8, corridor_length=7, oracle_length=2)
+assert env.num_envs == 8 and env.unwrapped.env.corridor_length == 7 and env.unwrapped.env.oracle_length == 2
 assert gymnasium.make("gatemaze/TMazeBakker-v0").reset()[0].shape == (3,)
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)

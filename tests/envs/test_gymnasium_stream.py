@@ -150,7 +150,7 @@ def test_a_saved_stream_starts_other_episodes():
 
 
 def test_our_own_by_their_id_are_the_native_ones():
-    env = make_gymnasium("gatemaze/TMaze-v0", 6, seed=5, vectorization="vector", kwargs="corridor_length=4,oracle_length=0")
+    env = make_gymnasium("gatemaze/TMaze-v0", 6, seed=5, vectorization="vector", kwargs="corridor_length=4")
     seed = int(np.random.SeedSequence([5, 0]).generate_state(6)[0]) & 0x7FFFFFFF
     native = envs.make("tmaze_passive", 6, seed=seed, corridor_length=4)
     row, want = env.reset(), native.reset()
