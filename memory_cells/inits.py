@@ -92,11 +92,12 @@ class Uniform(Init):
     mirrors = True
 
     def __call__(self, hidden_size: int) -> Tensor:
-        if hidden_size < 2:
-            raise ValueError(f"uniform gate initialisation needs at least 2 units, got {hidden_size}")
+        self.reach(hidden_size)
         return torch.empty(hidden_size).uniform_(1 / hidden_size, 1 - 1 / hidden_size).logit()
 
     def reach(self, hidden_size: int) -> float:
+        if hidden_size < 2:
+            raise ValueError(f"uniform gate initialisation needs at least 2 units (or chunks of units), got {hidden_size}")
         return math.log(hidden_size - 1)
 
 

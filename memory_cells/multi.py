@@ -50,7 +50,8 @@ class Stacked(Cell):
         self.recurrent_output, self.memory = top.recurrent_output, top.memory
         self.cuts_gradient = any(layer.cuts_gradient for layer in layers)
         with torch.no_grad():
-            self._own = len(self.project(torch.zeros(1, 1, self.input_size)))  # entries before the noise
+            like = next(self.parameters(), torch.zeros(()))
+            self._own = len(self.project(like.new_zeros(1, 1, self.input_size)))  # entries before the noise
 
     @property
     def gate(self):

@@ -87,7 +87,9 @@ class ONLSTM(Cell):
 
     def __init__(self, input_size: int, hidden_size: int, chunk: int | None = None):
         super().__init__(input_size, hidden_size)
-        self.chunk = chunk or largest_divisor(hidden_size, min(10, hidden_size // 4))
+        self.chunk = largest_divisor(hidden_size, min(10, hidden_size // 4)) if chunk is None else chunk
+        if self.chunk < 1:
+            raise ValueError(f"chunk must be at least 1, got {chunk}")
         must_divide("on-lstm", hidden_size, self.chunk, "chunk")
         self.levels = hidden_size // self.chunk
         if self.levels < 2:

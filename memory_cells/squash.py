@@ -54,7 +54,7 @@ class KAF(nn.Module):
     def __init__(self, hidden_size: int, reach: float = 0.0, kaf_size: int | None = None, ridge: float = 1e-4):
         super().__init__()
         edge = max(4.0, reach + 2.0)
-        size = kaf_size or math.ceil(2 * edge / (8 / 9)) + 1
+        size = math.ceil(2 * edge / (8 / 9)) + 1 if kaf_size is None else kaf_size
         if size < 2:
             raise ValueError(f"a KAF dictionary has at least 2 points, got {size}")
         points = torch.linspace(-edge, edge, size, dtype=torch.float64, device="cpu")  # read below, whatever the device
@@ -62,7 +62,7 @@ class KAF(nn.Module):
         kernel = torch.exp(-self.gamma * (points[:, None] - points).square())
         # ill-conditioned, hence float64
         alpha = torch.linalg.solve(kernel + ridge * torch.eye(size, dtype=torch.float64, device="cpu"), points)
-        self.alpha = nn.Parameter(alpha.float().repeat(hidden_size, 1))
+        self.alpha = nn.Parameter(alpha.to(torch.get_default_dtype()).repeat(hidden_size, 1))
         self.edge, self.points = edge, tuple(points.tolist())
 
     def forward(self, pre: Tensor) -> Tensor:

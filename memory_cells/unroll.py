@@ -34,6 +34,9 @@ def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "a
     names of the state; each (T, B, .). Recording takes the loop.
     noise: what `core.draw` gave for these rows; None draws it here, from torch's default generator.
     Returns y (T, B, H), the state after the last row, and the dict of traces if any were asked for.
+
+    Cells whose weights are computed (orthogonal, masked) may not be unrolled in two threads at once, nor first without and
+    then with gradients within one `parametrize.cached()` of the caller's: torch keeps such weights in one place for all.
     """
     if path not in PATHS:
         raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
@@ -47,6 +50,8 @@ def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "a
 def _check(z: tuple[Tensor, ...], first: Tensor, state: State) -> None:
     """Raises ValueError where rows or environments do not match: the compiled path would read past a tensor's end."""
     T, B = first.shape
+    if not T:
+        raise ValueError("a sequence without rows")
     if first.dtype != torch.bool:
         raise ValueError(f"first must be bool, got {first.dtype}")
     for name, part, wanted in (*(("x and noise", part, (T, B)) for part in z), *(("state", part, (B,)) for part in state)):
@@ -78,7 +83,7 @@ def path_class(core: Cell) -> str:
     if hasattr(core, "scan"):
         return "scan"
     with torch.no_grad():
-        like = next(core.parameters())  # a generator of its own: asking changes no other draw
+        like = next(core.parameters(), torch.zeros(()))  # a generator of its own: asking changes no other draw
         noise = core.draw(1, 1, torch.Generator(like.device))
         z = core.project(like.new_zeros(1, 1, core.input_size)) + noise
         try:

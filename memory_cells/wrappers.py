@@ -41,9 +41,12 @@ class Wrapper(Cell):
         self.state_names, self.recurrent_output, self.memory = inner.state_names, inner.recurrent_output, inner.memory
         self.cuts_gradient = self.cuts_gradient or inner.cuts_gradient
         with torch.no_grad():
-            weight = next(inner.parameters())
-            probe = torch.zeros(1, 1, inner.input_size, dtype=weight.dtype, device=weight.device)
-            self.projected = len(inner.project(probe))
+            self.projected = len(inner.project(self.like.new_zeros(1, 1, inner.input_size)))
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the inner cell's type, where its parameters are."""
+        return next(self.inner.parameters(), torch.zeros(()))
 
     @property
     def gate(self):
@@ -74,8 +77,7 @@ class Wrapper(Cell):
         return z[: -self.noise_entries], z[-self.noise_entries :]
 
     def uniform(self, length: int, batch: int, width: int, generator: torch.Generator | None) -> Tensor:
-        like = next(self.parameters())
-        return torch.rand(length, batch, width, generator=generator, dtype=like.dtype, device=like.device)
+        return torch.rand(length, batch, width, generator=generator, dtype=self.like.dtype, device=self.like.device)
 
 
 class HDetach(Wrapper):
@@ -113,7 +115,7 @@ class HDetach(Wrapper):
 
     def draw_own(self, length, batch, generator):
         drawn = self.uniform(length, batch if self.coin == "sample" else 1, 1, generator) < self.p_detach
-        return (drawn.to(next(self.parameters()).dtype).expand(length, batch, 1),)
+        return (drawn.to(self.like.dtype).expand(length, batch, 1),)
 
     def step(self, z, state):
         z, noise = self.parts(z)
@@ -148,7 +150,7 @@ class Zoneout(Wrapper):
     def draw_own(self, length, batch, generator):
         widths = [s.shape[-1] for s in self.inner.initial_state(1)]
         drawn = [self.uniform(length, batch, w, generator) < p for p, w in zip(self.rates, widths, strict=True) if p]
-        return tuple(d.to(next(self.parameters()).dtype) for d in drawn)
+        return tuple(d.to(self.like.dtype) for d in drawn)
 
     def step(self, z, state):
         z, noise = self.parts(z)

@@ -20,6 +20,9 @@ FLAGS = ["-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
 FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
 
 
+_refused: dict[Path, str] = {}  # what the compiler has said once, it would say at every call
+
+
 class CompilerMissing(Exception):
     """No C++ compiler, or no matrix product to link to."""
 
@@ -53,6 +56,8 @@ def compiled(source: str, optimise: str) -> ctypes.CDLL:
     key = hashlib.sha256("\n".join([source, compiler, optimise, *FLAGS, _machine()]).encode()).hexdigest()[:24]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gatemaze"
     target = folder / f"{key}.so"
+    if target in _refused:
+        raise CompilerMissing(_refused[target])
     try:
         if not target.exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,9 @@ def compiled(source: str, optimise: str) -> ctypes.CDLL:
                 command = [*shlex.split(compiler), optimise, *FLAGS, str(text), "-o", str(built)]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
-                    raise CompilerMissing(f"{compiler} failed: {(done.stderr.strip() or 'no message').splitlines()[0]}")
+                    said = (done.stderr.strip() or "no message").splitlines()[0].replace(f"{work}/", "")
+                    _refused[target] = f"{compiler} failed: {said}"
+                    raise CompilerMissing(_refused[target])
                 os.replace(built, target)
         return ctypes.CDLL(str(target))
     except OSError as error:  # no such compiler, a cache that cannot be written, or not be run from

@@ -8,6 +8,7 @@ that torch itself carries. The object is compiled once per equation and machine 
 from __future__ import annotations
 
 import ctypes
+import math
 
 import torch
 
@@ -31,11 +32,13 @@ typedef void (*multiply_t)(long, long, long, int, const real*, const real*, real
 // forced: in a large step (KAF gates) GCC leaves the exponential as a call, and the loop around it is no longer vectorised
 #define INLINE static inline __attribute__((always_inline))
 #if SINGLE
-// exp by range reduction to [-ln2/2, ln2/2] and a Taylor polynomial of degree 7; comparisons let NaN through
-INLINE float exp_(float x) {
-    x = x > 88.0f ? 88.0f : x;
-    x = x < -87.0f ? -87.0f : x;
+// exp by range reduction to [-ln2/2, ln2/2] (a little more next to the overflow) and a Taylor polynomial of degree 7; beyond
+// the normal numbers infinity and 0; comparisons let NaN through
+INLINE float exp_(float full) {
+    float x = full > 88.72f ? 88.72f : full;
+    x = x < -87.3f ? -87.3f : x;
     float k = __builtin_rintf(x * 1.44269504088896341f);
+    k = k > 127.0f ? 127.0f : k;
     float r = x - k * 0.693359375f + k * 2.12194440e-4f;
     float p = 1.0f / 5040;
     p = p * r + 1.0f / 720;
@@ -48,7 +51,8 @@ INLINE float exp_(float x) {
     int32_t bits = ((int32_t)k + 127) << 23;
     float scale;
     __builtin_memcpy(&scale, &bits, 4);
-    return p * scale;
+    float y = full > 88.72f ? INFINITY : p * scale;
+    return full < -87.3f ? 0.0f : y;
 }
 INLINE float tanh_(float x) {
     float a = x < 0 ? -x : x, q = x * x;
@@ -224,7 +228,7 @@ class _Source:
     def value(self, e: Expr, index: str = "j") -> str:
         args = [f"v{a.id}" for a in e.args if isinstance(a, Expr)]
         if e.op == "const":
-            return f"(real){e.args[0]!r}"
+            return f"(real){_number(e.args[0])}"
         if e.op == "load":
             return f"{_name(*e.args)}[{index}]"
         if e.id in self.known:
@@ -238,6 +242,12 @@ class _Source:
     def finish(self, head: list[str], tail: list[str]) -> str:
         names = "\n".join(f"  real* const {b[0]}{b[1]} = (real*)a[{i}];" for i, b in enumerate(self.names))
         return "\n".join([head[0], names, *head[1:], *self.lines, *tail])
+
+
+def _number(value: float) -> str:
+    if math.isfinite(value):
+        return repr(value)
+    return "NAN" if math.isnan(value) else "INFINITY" if value > 0 else "-INFINITY"
 
 
 def _name(buffer: Buffer, offset: int) -> str:

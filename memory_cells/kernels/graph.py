@@ -149,6 +149,8 @@ class Graph:
         return self.load(("p", len(self.params) - 1), 0, tensor.shape[0])
 
     def linear(self, x: Expr, weight: Tensor, bias: Tensor | None) -> Expr:
+        if isinstance(bias, Symbol) or weight.dim() != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+            raise NotTraceable("a linear map takes a matrix, and a bias of one entry for each of its rows")
         if x.width != weight.shape[1]:
             raise NotTraceable(f"a linear map of {weight.shape[1]} columns on {x.width} units")
         self.linears.append(Linear(x, weight, bias))
@@ -205,8 +207,9 @@ class Graph:
 class Symbol:
     """Stands for a (B, width) tensor while a step is traced."""
 
-    def __init__(self, graph: Graph, expr: Expr):
+    def __init__(self, graph: Graph, expr: Expr, boolean: bool = False):
         self.graph, self.expr = graph, expr
+        self.boolean = boolean  # in torch it is a mask: two of them add up to one
 
     def _lift(self, other) -> Expr:
         if isinstance(other, Symbol):
@@ -214,9 +217,12 @@ class Symbol:
         return self.graph.param(other) if isinstance(other, Tensor) else self.graph.const(other)
 
     def _binary(self, op, a, b):
+        masks = [isinstance(x, Symbol) and x.boolean for x in (a, b)]
+        if all(masks) and op != "mul":
+            raise NotTraceable(f"{op} of two masks")
         a, b = self._lift(a), self._lift(b)
         fused = self.graph.add_in_place(a, b) if op == "add" else None
-        return Symbol(self.graph, fused or self.graph.binary(op, a, b))
+        return Symbol(self.graph, fused or self.graph.binary(op, a, b), all(masks))
 
     def split(self, sizes, dim=-1):
         if dim != -1:
@@ -226,9 +232,12 @@ class Symbol:
         if sum(sizes) != width:
             raise NotTraceable(f"a split of {width} units into {sizes}")
         starts = [sum(sizes[:k]) for k in range(len(sizes))]
-        return tuple(Symbol(self.graph, self.graph.slice(self.expr, o, w)) for o, w in zip(starts, sizes, strict=True))
+        cut = (self.graph.slice(self.expr, o, w) for o, w in zip(starts, sizes, strict=True))
+        return tuple(Symbol(self.graph, e, self.boolean) for e in cut)
 
     def chunk(self, count, dim=-1):
+        if count < 1 or self.expr.width % count:
+            raise NotTraceable(f"{self.expr.width} units in {count} chunks")
         return self.split(self.expr.width // count, dim)
 
     def detach(self):
@@ -278,10 +287,16 @@ class Symbol:
         raise NotTraceable("whether two tensors are equal, or one is true, is not known while a step is read")
 
     __eq__ = __ne__ = __bool__ = _unknown
+
+    def _in_place(self, *other):
+        raise NotTraceable("a step that changes a tensor in place")
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = _in_place
     __hash__ = object.__hash__
 
     def _where(self, condition, a, b):
-        return Symbol(self.graph, self.graph.select(*(self._lift(x) for x in (condition, a, b))))
+        mask = all(isinstance(x, Symbol) and x.boolean for x in (a, b))
+        return Symbol(self.graph, self.graph.select(*(self._lift(x) for x in (condition, a, b))), mask)
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -300,7 +315,7 @@ class Symbol:
             return Symbol(me.graph, me.graph.linear(x.expr, weight, bias))
         if name in _COMPARED:  # 1 where the first is greater
             first, second = (me._lift(a) for a in (args[:2] if _COMPARED[name] else args[1::-1]))
-            return Symbol(me.graph, me.graph.unary("step", me.graph.binary("sub", first, second)))
+            return Symbol(me.graph, me.graph.unary("step", me.graph.binary("sub", first, second)), True)
         if name == "where":
             return me._where(*args)
         if name in _METHODS:
@@ -355,7 +370,9 @@ def trace(cell, z_widths: tuple[int, ...], state_widths: tuple[int, ...]) -> Gra
         try:
             with torch.enable_grad():  # what is computed from parameters must say that it needs a gradient
                 new = cell.step(z, state)
-        except (TypeError, AttributeError) as error:  # an operation that a Symbol does not have
+        except NotTraceable:
+            raise
+        except Exception as error:  # an operation that a Symbol does not have; what is wrong in torch too, the loop will say
             raise NotTraceable(str(error)) from error
         if not all(isinstance(s, Symbol) for s in new):
             raise NotTraceable("an entry of the new state does not depend on the step's inputs")

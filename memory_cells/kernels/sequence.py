@@ -6,7 +6,7 @@ import warnings
 import weakref
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from memory_cells.kernels import compiler, cpp, eager
@@ -16,6 +16,7 @@ from memory_cells.kernels.program import Program, build
 _kernels: dict[tuple, cpp.Kernel] = {}
 _built: dict[tuple, Program] = {}
 _programs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_MODULES_OWN = frozenset(vars(nn.Module()))  # what torch keeps in every module, `training` among it
 
 
 def _tensors(graph: Graph) -> tuple[list[Tensor], ...]:
@@ -24,20 +25,42 @@ def _tensors(graph: Graph) -> tuple[list[Tensor], ...]:
     return graph.params, weights, [m.bias for m in graph.linears if m.bias is not None]
 
 
+def _as_it_stands(cell: nn.Module) -> tuple[tuple, list]:
+    """All that a step may close over besides parameters: the cell's parts, their modes and their attributes, and the objects
+    that are known by their id, to be kept alive with it."""
+    held: list = []
+
+    def mark(value):
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, (list, tuple)):
+            return tuple(map(mark, value))
+        if isinstance(value, dict):
+            return tuple((mark(k), mark(v)) for k, v in value.items())
+        if value is not cell:
+            held.append(value)
+        return id(value)
+
+    marks = [(mark(m), m.training, *((k, mark(v)) for k, v in vars(m).items() if k not in _MODULES_OWN))
+             for m in cell.modules()]  # fmt: skip
+    return tuple(marks), held
+
+
 def program_of(cell, z: tuple[Tensor, ...], state: tuple[Tensor, ...]):
     """The cell's program, a key that names its equations, and the tensors it closes over. Raises NotTraceable.
 
-    Kept per cell while these tensors are its own parameters. One computed on the way (the reset rows of a weight, a column
-    of a matrix, an orthogonal map) or replaceable (a buffer) is another at the next call, so such a step is traced anew,
-    which takes a millisecond; the program is then found by its key.
+    Kept per cell while these tensors are its own parameters and it is made of the same parts. One computed on the way (the
+    reset rows of a weight, a column of a matrix, an orthogonal map) or replaceable (a buffer) is another at the next call,
+    so such a step is traced anew, which takes a millisecond; the program is then found by its key.
     """
     if any(x.dim() != n or x.dtype != z[0].dtype for n, group in ((3, z), (2, state)) for x in group):
         raise NotTraceable("the sequence kernels know inputs (T, B, .) and states (B, .) of one floating-point type")
     own = ((id(p), p.dtype, p.requires_grad) for p in cell.parameters())
-    form = tuple(x.shape[-1] for x in z), tuple(s.shape[-1] for s in state), z[0].dtype, cell.training, *own
+    marks, held = _as_it_stands(cell)
+    form = tuple(x.shape[-1] for x in z), tuple(s.shape[-1] for s in state), z[0].dtype, marks, *own
     known = _programs.get(cell)
     if known and known[0] == form:
-        return known[1:]
+        return known[1]
     graph = trace(cell, *form[:2])
     if other := {t.dtype for group in _tensors(graph) for t in group} - {z[0].dtype}:
         raise NotTraceable(f"the step uses tensors of {other.pop()} beside inputs of {z[0].dtype}")
@@ -55,7 +78,7 @@ def program_of(cell, z: tuple[Tensor, ...], state: tuple[Tensor, ...]):
             m.weight, m.bias = m.weight.detach().to("meta"), None if m.bias is None else m.bias.detach().to("meta")
     found = _built[key], key, tensors
     if all(isinstance(t, torch.nn.Parameter) for group in found[2] for t in group):
-        _programs[cell] = (form, *found)
+        _programs[cell] = (form, found, held)
     return found
 
 
@@ -87,7 +110,7 @@ def run(cell, z, first, state, compiled: bool = True) -> tuple[Tensor, tuple[Ten
             kernel = kernel_of(program, key, z[0].dtype)
         except compiler.CompilerMissing as reason:
             _say_once(f"{reason}: sequences run step by step in torch, two to five times slower on the CPU")
-    initial = cell.initial_state(first.shape[1])
+    initial = (i.to(s.dtype).expand_as(s) for i, s in zip(cell.initial_state(first.shape[1]), state, strict=True))
     out = _Sequence.apply(program, kernel, first, *z, *state, *initial, *params, *weights, *biases)
     return out[0], out[1:]
 

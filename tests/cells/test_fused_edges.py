@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from test_kernels import FIRST, B, Custom, H, I, T, X
 
-from memory_cells import make_core, unroll
+from memory_cells import gates, make_core, unroll
+from memory_cells.cells import Cell
 from memory_cells.kernels import compiler, cpp, sequence
 from memory_cells.kernels.graph import NotTraceable
+from memory_cells.multi import Stacked
 from memory_cells.unroll import path_class
 from memory_cells.wrappers import Zoneout
 
@@ -64,11 +66,46 @@ def test_fewer_threads_than_asked_for_do_all_the_work(setting):
     (lambda x, first, state: (x[:5], first, state), r"x and noise of shape \(5, 6, 16\)"),
     (lambda x, first, state: (x, first[:, :1], state), r"must begin with \(7, 1\)"),
     (lambda x, first, state: (x, first.long(), state), "first must be bool, got torch.int64"),
+    (lambda x, first, state: (x[:0], first[:0], state), "a sequence without rows"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(case, words, path):
     core = make_core("lstm", I, H)
     with pytest.raises(ValueError, match=words):
         unroll(core, *case(X, FIRST, core.initial_state(B)), path=path)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("start", [
+    lambda core, batch: torch.full((batch, 1), 0.3, requires_grad=True),
+    lambda core, batch: core.start.float().unsqueeze(0),
+    lambda core, batch: torch.full((batch, H), 0.3),
+], ids=["one unit", "one row", "float32"])  # fmt: skip
+def test_a_start_state_is_spread_and_converted_as_torch_does(start, kind):
+    core = Custom(lambda z, h, w, v: torch.tanh(z + F.linear(h, w))).to(kind)
+    core.initial_state = lambda batch: (start(core, batch),)
+    assert_as_the_loop(core, X.to(kind), FIRST, state=(torch.zeros(B, H, dtype=kind),))
+
+
+def test_cells_without_parameters():
+    class Decay(Cell):
+        def project(self, x):
+            return (x,)
+
+        def initial_state(self, batch):
+            return (torch.ones(batch, I),)
+
+        def step(self, z, state):
+            return (0.5 * state[0] + z[0],)
+
+    core = Decay(I, I)
+    assert path_class(core) == "fused" and path_class(Zoneout(core, zoneout_h=0.5)) == "fused"
+    found = [unroll(core, X, FIRST, core.initial_state(B), path=path)[0] for path in ("loop", "fused")]
+    torch.testing.assert_close(*found)
+
+
+def test_a_stack_of_cells_in_double():
+    layers = [make_core("lstm", I, H).double(), make_core("gru", H, H).double()]
+    assert_as_the_loop(Stacked(layers), X.double(), FIRST)
 
 
 def test_a_gradient_of_any_layout():
@@ -93,6 +130,12 @@ def test_a_mask_keeps_to_the_loop():
 # --- operations ------------------------------------------------------------------------------------------------------
 
 
+def changed(a, how):
+    """tanh(a) after a change in place, seen through another name."""
+    how(b := a)
+    return torch.tanh(a) + 0 * b
+
+
 @pytest.mark.parametrize("step", [
     lambda z, h, w, v: torch.cat([z, h], -1)[:, :H],
     lambda z, h, w, v: torch.stack([z, h]).sum(0),
@@ -102,6 +145,16 @@ def test_a_mask_keeps_to_the_loop():
     lambda z, h, w, v: z * (torch.relu(h) != 0) + h,
     lambda z, h, w, v: z * (h == 0) + h,
     lambda z, h, w, v: F.softmax(z, -1, dtype=torch.float64).float() + h,
+    lambda z, h, w, v: z + h.chunk(3, -1)[0].sum(-1, keepdim=True),
+    lambda z, h, w, v: z + h.chunk(20, -1)[0],
+    lambda z, h, w, v: changed(z + F.linear(h, w), lambda a: a.__iadd__(1.0)),
+    lambda z, h, w, v: changed(z + F.linear(h, w), lambda a: a.__imul__(v)),
+    lambda z, h, w, v: torch.tanh(F.linear(h, w, v[:1]) + z),
+    lambda z, h, w, v: torch.tanh(F.linear(h, w, z)),
+    lambda z, h, w, v: torch.tanh(z + F.linear(h, v).unsqueeze(-1)),
+    lambda z, h, w, v: z * ((z > 0) + (h > 0)),
+    lambda z, h, w, v: z * ((z > 0) * (h > 0) + (h > 0)),
+    lambda z, h, w, v: torch.repeat_interleave(h.split(2, -1)[0], torch.tensor([2, 2]), -1) + z,
 ])  # fmt: skip
 def test_what_is_not_known_exactly_keeps_to_the_loop(step):
     core = Custom(step)
@@ -135,6 +188,25 @@ def test_the_mode_of_a_cell_of_parameters_alone():
     for mode in (True, False, True):
         core.train(mode)
         torch.testing.assert_close(*(unroll(core, X, FIRST, core.initial_state(B), path=p)[0] for p in ("loop", "fused")))
+
+
+def test_a_part_that_is_replaced_or_set_is_seen():
+    tied, elman, zoneout = make_core("tied-lstm", I, H), make_core("elman", I, H), Zoneout(make_core("lstm", I, H), 0.5, 0.5)
+    custom = Custom(lambda z, h, w, v: torch.tanh(z + h * v) * custom.factors["a"][0])
+    custom.factors, zoneout.training = {"a": [1.0]}, False
+    changes = [
+        (tied, lambda: setattr(tied, "gate", gates.Coupled(offset=1.0))),
+        (tied, lambda: setattr(tied, "gate", gates.Ordered())),
+        (elman, lambda: setattr(elman, "activation", torch.relu)),
+        (zoneout, lambda: setattr(zoneout, "rates", [0.05, 0.1])),
+        (custom, lambda: custom.factors["a"].insert(0, 2.0)),
+    ]
+    for core, change in changes:
+        before = unroll(core, X, FIRST, core.initial_state(B), path="fused")[0]
+        change()
+        after, wanted = (unroll(core, X, FIRST, core.initial_state(B), path=p)[0] for p in ("fused", "loop"))
+        torch.testing.assert_close(after, wanted)
+        assert not torch.allclose(before, after)
 
 
 def test_asking_for_the_path_draws_nothing():
@@ -176,6 +248,17 @@ def test_it_says_so_once_and_goes_on_in_torch(setting, words, monkeypatch):
     monkeypatch.setattr(sequence, "_told", set())
     with pytest.warns(RuntimeWarning, match=words):
         assert_as_the_loop(make_core("lstm", I, H), X, FIRST)
+
+
+def test_what_a_compiler_refuses_it_is_not_asked_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said = []
+    for _ in range(2):
+        with pytest.raises(compiler.CompilerMissing, match=r"failed: kernel\.cpp") as error:
+            compiler.compiled("no C++", "-O1")
+        said.append(str(error.value))
+        monkeypatch.setattr(compiler.subprocess, "run", None)
+    assert said[0] == said[1]
 
 
 def test_a_compiler_with_options(monkeypatch, tmp_path):

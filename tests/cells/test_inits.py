@@ -195,8 +195,9 @@ def test_heavy_tail_has_the_stated_probabilities():
 def test_bad_values_say_so():
     with pytest.raises(ValueError, match="greater than 2"):
         Chrono(2.0)
-    with pytest.raises(ValueError, match="at least 2 units"):
-        Uniform()(1)
+    for ask in (Uniform(), Uniform().reach):
+        with pytest.raises(ValueError, match="at least 2 units"):
+            ask(1)
 
 
 def test_gates_that_do_not_fit_an_initialisation_say_so():

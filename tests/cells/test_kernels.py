@@ -52,6 +52,8 @@ OPERATIONS = {
     "bias in the product": lambda z, h, w, v: torch.tanh(z + F.linear(h, w, v)),
     "bias in a lone product": lambda z, h, w, v: torch.tanh(F.linear(h, w, v)) + z,
     "two products in a row": lambda z, h, w, v: torch.tanh(F.linear(torch.tanh(F.linear(h, w) + z), w) + h),
+    "a constant that is not finite": lambda z, h, w, v: torch.softmax(torch.where(z > 1.5, -float("inf"), z + h), -1),
+    "masks": lambda z, h, w, v: z * ((z > 0) * (h > 0)) + h * torch.where(h > v, z > 0, z > h),
     "derived vector": lambda z, h, w, v: torch.sigmoid(v) * h + z,
     "derived weight": lambda z, h, w, v: torch.tanh(F.linear(h, torch.tanh(w)) + z),
     "negative and reflected": lambda z, h, w, v: 1 - (-z) * (2 - h) / 3 + (v - h) * (1 / (3 + h * h)),
@@ -272,6 +274,21 @@ def test_the_fast_exponential_is_accurate_everywhere():
         y, _ = unroll(core, x, first, start, path="fused")
         error = (y[0, :, 0].double() - function(points.double())).abs()
         assert error.max() < 3e-7, function
+
+
+def test_the_fast_exponential_runs_over_and_under():
+    core = Custom(lambda z, h, w, v: torch.exp(z))
+    core.weight_x.data.fill_(0).fill_diagonal_(1.0)
+    points = torch.cat([torch.linspace(-87, 88.7, 4001), torch.tensor([88.0, 88.5, 88.72])])
+    beyond = torch.tensor([88.73, 95.0, float("inf"), -87.4, -104.0, -float("inf"), float("nan")])
+    x = torch.zeros(1, len(points) + len(beyond), I)
+    x[0, :, 0] = torch.cat([points, beyond])  # alone, for the product makes NaN of infinity beside it
+    first, start = torch.zeros(1, x.shape[1], dtype=torch.bool), core.initial_state(x.shape[1])
+    y = unroll(core, x, first, start, path="fused")[0][0, :, 0]
+    within = y[: len(points)].double() / points.double().exp() - 1
+    assert within.abs().max() < 3e-6
+    wanted = torch.tensor([float("inf")] * 3 + [0.0] * 3 + [float("nan")])
+    torch.testing.assert_close(y[len(points) :], wanted, equal_nan=True, rtol=0, atol=0)
 
 
 def test_what_is_kept_in_the_place_of_a_linear_output():
