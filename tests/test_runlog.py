@@ -38,7 +38,7 @@ def test_new_folders_are_unique(tmp_path, monkeypatch):
     assert all("-tmaze-ur-lstm-s1" in p.name for p in paths)
 
 
-def test_requested_folder(tmp_path):
+def test_requested_folder(tmp_path, monkeypatch):
     assert create_run_dir(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b"
     assert create_run_dir(tmp_path / "a" / "b").is_dir()  # empty: fine
     (tmp_path / "a" / "b" / "x").write_text("mine")
@@ -46,7 +46,9 @@ def test_requested_folder(tmp_path):
     refused(create_run_dir, tmp_path / "a" / "b" / "x", match="cannot make")
     refused(create_run_dir, "/proc/nothing/x", match="cannot make")
     refused(create_run_dir, "nul\0", match="cannot make")
-    refused(create_run_dir, None, tmp_path / "a" / "b" / "x", match="cannot make")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    refused(create_run_dir, None, match="cannot make the run folder runs")
     assert (tmp_path / "a" / "b" / "x").read_text() == "mine"
 
 

@@ -214,7 +214,7 @@ TAMPERED = [
     ("r-lstm", gates.Refine, "forward", "(1 - 2 * r)", "(1 + 2 * r)"),
     ("or-gru", gates.Refine, "forward", "self.squash_forget(forget), self.squash_refine(refine)",
      "self.squash_forget(refine), self.squash_refine(forget)"),
-    ("o-lstm", squash.Cumax, "forward", "torch.softmax(pre, -1)", "torch.softmax(-pre, -1)"),
+    ("o-lstm", squash.Cumax, "forward", "cumax(pre)", "cumax(-pre)"),
     ("om-lstm", gates.Master, "forward", "1 - mi if self.ordered", "mi if self.ordered"),
     ("um-gru", gates.Master, "forward", "f * w + (mf - w)", "f * w + (mf + w)"),
     ("leaky-rnn", gates.Static, "forward", "torch.sigmoid(self.theta)", "torch.sigmoid(-self.theta)"),

@@ -303,7 +303,7 @@ DEFAULTS = {
     "dilated-gru": {f"layers.{k}.dilation": 2**k for k in range(4)},
     "g2-lstm": {"temperature": 0.9, "probability": 0.2},
     "on-lstm": {"chunk": 10},
-    "rmc": {"slots": 4, "heads": 2, "gates": H // 4},
+    "rmc": {"slots": 4, "heads": 2},
 }
 
 

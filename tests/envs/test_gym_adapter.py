@@ -88,7 +88,7 @@ def test_make_vec(name):
 @every
 def test_the_vector_stream_is_the_native_stream(name):
     row, kwargs = IDS[name]
-    native = envs.ENVS[row].env(6, seed=9, **kwargs, **tiny(name))
+    native = envs.make(row, 6, seed=9, **kwargs, **tiny(name))
     vec = gymnasium.make_vec(name, num_envs=6, **tiny(name))
     obs, _ = vec.reset(seed=9)
     row = native.reset()
