@@ -84,10 +84,13 @@ def make_env(config: Config, num_envs: int, device: torch.device, seed: int, ren
         raise ConfigError(f"env: {error}") from error
 
 
-def make_agent(config: Config, env: Stream) -> Agent:
-    """A freshly initialised agent, drawn from the config's seed whatever was drawn before, on the env's device."""
+def make_agent(config: Config, env: Stream, max_rows: int | None = None) -> Agent:
+    """A freshly initialised agent, drawn from the config's seed whatever was drawn before, on the env's device.
+
+    max_rows: of the longest episode that it is made for, which a cell's horizon is taken from; None: the env's.
+    """
     c, a = config.cell, config.agent
-    horizon = c.horizon if c.horizon is not None else env.spec.max_rows
+    horizon = c.horizon if c.horizon is not None else max_rows or env.spec.max_rows
     options = {name: value for name, value in dataclasses.asdict(c).items() if name in OPTIONS}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -113,7 +116,7 @@ def make_auxiliary(config: Config, agent: Agent, env: Stream) -> Auxiliary | Non
         return None
     known = {f.name: getattr(aux, f.name) for f in dataclasses.fields(AuxiliarySettings) if f.name != "kind"}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seeds_of(config.seed)["decoder"])
         target = make_target(env.obs_kind, env.obs_shape, env.obs_values)
         return Auxiliary(agent, target, AuxiliarySettings(kind=aux.name, **known)).to(env.device)
 
@@ -142,10 +145,8 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
     actor = copy.deepcopy(agent) if a.actor_lag else agent
     settings = Settings(**{f.name: getattr(a, f.name) for f in dataclasses.fields(Settings)})
     learner = Learner(agent, actor, optimizer, settings, a.actor_lag, auxiliary)
-    room = _unroll_length(config, env.spec)
-    if auxiliary and config.aux.segment > room + config.aux.memory:
-        raise ConfigError(f"aux.segment={config.aux.segment} is longer than an episode here; expected at most "
-                          f"{room + config.aux.memory}")  # fmt: skip
+    if auxiliary:
+        _fits_an_episode(config.aux, _unroll_length(config, env.spec), env.spec.max_rows)
     try:
         return Trainer(
             env, learner, steps=t.steps, unroll_length=t.unroll_length, full_episode=a.full_episode,
@@ -156,6 +157,15 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
         )  # fmt: skip
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _fits_an_episode(aux: DecoderConfig, length: int, max_rows: int | None) -> None:
+    """Raises ConfigError where no segment, or nothing before the rollout, lies in one episode with the state that is asked."""
+    within = max_rows or length + aux.memory
+    most = min(length, within - 1) if aux.name == "predict" else min(length + aux.memory, within)
+    for key, value, limit in (("segment", aux.segment, most), ("memory", aux.memory, within)):
+        if value > limit:
+            raise ConfigError(f"aux.{key}={value} does not fit into an episode here; expected at most {limit}")
 
 
 def evaluate_agent(config: Config, agent: Agent, device: torch.device, stop: object = False) -> dict[str, Any]:
@@ -192,7 +202,8 @@ def _diagnosis(config: Config, device: torch.device, brief: bool) -> Callable[[A
     most, probes = (min(e.num_envs, FEW_ENVS), FEW_PROBES) if brief else (e.num_envs, PROBES)
     length, num_envs = recording_size(rows, unroll_length, most)
     return partial(diagnose, env=make_env(config, num_envs, device, e.seed), length=length, unroll_length=unroll_length,
-                   gamma=a.gamma, trace_lambda=a.trace_lambda, seed=e.seed, probes=probes)  # fmt: skip
+                   gamma=a.gamma, trace_lambda=a.trace_lambda, seed=e.seed, probes=probes,
+                   scaled_rewards=a.normalise_reward)  # fmt: skip
 
 
 def _unroll_length(config: Config, spec: Spec) -> int:
@@ -204,14 +215,14 @@ def watcher(config: Config, agent: Agent, device: torch.device) -> Callable[[obj
     """The greedy success rate of `agent` as it stands, over `train.evaluate_episodes` episodes, the same each time, and
     others than those of the final evaluation: what a run stops at must not be what it is judged by.
 
-    Its argument, once true, stops it (agents.evaluate.Stopped).
+    Its argument, once true, stops it (agents.evaluate.Stopped). Its environments are made when it is first asked for.
     """
     episodes, seed = config.train.evaluate_episodes, (config.evaluate.seed + 1000) % 2**32
-    env = make_env(config, min(config.evaluate.num_envs, episodes), device, seed)
+    made = cache(lambda: make_env(config, min(config.evaluate.num_envs, episodes), device, seed))
 
     def watch(stop: object = False) -> float:
-        env.seed(seed)
-        return play(agent, env, episodes, None, stop).success.double().mean().item()
+        made().seed(seed)
+        return play(agent, made(), episodes, None, stop).success.double().mean().item()
 
     return watch
 
@@ -249,7 +260,9 @@ def report_line(report: dict[str, Any]) -> str:
 def load_agent(run_dir: Path, config: Config, env: Stream, which: str = "latest") -> tuple[Agent, dict[str, int]]:
     """The agent of a run's checkpoint and where it stood. Raises CheckpointError."""
     tensors, meta, folder = checkpoint.load(run_dir, which)
-    agent = make_agent(config, env)
+    trained = from_resolved(run_dir, (), KNOWN_CELLS)
+    other = trained.env != config.env and "horizon" in VARIANTS[config.cell.name].options
+    agent = make_agent(config, env, make_env(trained, 1, env.device, seed=0).spec.max_rows if other else None)
     try:
         state = checkpoint.unflatten(tensors, meta["trainer"])
         own = agent.state_dict()

@@ -80,13 +80,13 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> i
         note_resumption(run_dir, argv)
     with Interrupt() as interrupt:
         finished = session.run(interrupt)
-        session.close()
         try:
             with interrupt.bounded(session.last_words):
                 report = build.evaluate_agent(config, trainer.learner.agent, device, interrupt) if finished else None
         except Stopped:
             report = None
     if report is None:
+        session.close()
         where = f"at step {trainer.step:,}" if not finished else "in the final evaluation"
         print(f"stopped {where} and saved; go on with: python train_agent.py --resume {run_dir}")
         return 128 + interrupt.signum
@@ -94,6 +94,7 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> i
         print(f"ended at step {trainer.step:,}: greedy success reached train.stop_at_success={t.stop_at_success:g}")
     report |= {"step": trainer.step, "update": trainer.update}
     write_text(run_dir / "evaluation.json", json.dumps(report, indent=2) + "\n")
+    session.close()  # until here no other process may write this run
     with TensorBoardMirror(run_dir / "tensorboard") as board:
         board.write_settings(trainer.step, flatten_config(config), build.results(report))
     return _conclude(run_dir, config, report)
@@ -102,9 +103,10 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> i
 def _result(run_dir: Path) -> dict | None:
     """The final evaluation, if there is one."""
     try:
-        return json.loads((run_dir / "evaluation.json").read_text())
+        report = json.loads((run_dir / "evaluation.json").read_text())
     except (OSError, ValueError):
         return None
+    return report if isinstance(report, dict) and {"episodes", "greedy", "sampled", "reference"} <= report.keys() else None
 
 
 def _conclude(run_dir: Path, config: Config, report: dict) -> int:

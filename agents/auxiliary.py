@@ -55,18 +55,19 @@ class Auxiliary(nn.Module):
         self.readout = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, outputs))
 
     def loss(self, agent: Agent, rollout: Rollout, state: State, generator: torch.Generator) -> tuple[Tensor, dict]:
-        """Mean loss over `anchors` draws, and errors by distance.
+        """Mean loss over `anchors` draws, and errors by distance. A draw where every environment has an episode's boundary
+        between segment and anchor asks for nothing and counts for nothing; without another an error is NaN, the loss 0.
 
         state: the core's state before the rollout's first row. generator: on the CPU; it decides positions, which are
         the same for all environments, so no tensor is read back from the device.
         """
-        terms, logs = [], []
-        for _ in range(self.settings.anchors):
-            term, log = self._anchor(agent, rollout, state, generator)
-            terms.append(term)
-            logs.append(log)
-        seen = {name for log in logs for name in log}
-        return torch.stack(terms).mean(), {n: torch.stack([log[n] for log in logs if n in log]).mean() for n in seen}
+        drawn = [self._anchor(agent, rollout, state, generator) for _ in range(self.settings.anchors)]
+        asked = torch.stack([some for _, _, some in drawn]).to(drawn[0][0].dtype)
+        errors = {}
+        for name in dict.fromkeys(name for _, log, _ in drawn for name in log):
+            found, weight = zip(*((log[name], w) for (_, log, _), w in zip(drawn, asked, strict=True) if name in log))
+            errors[name] = (torch.stack(found) * torch.stack(weight)).sum() / torch.stack(weight).sum()
+        return torch.stack([term for term, _, _ in drawn]).sum() / asked.sum().clamp(min=1), errors
 
     def _anchor(self, agent: Agent, rollout: Rollout, state: State, generator: torch.Generator):
         s, rows, past = self.settings, rollout.rows, rollout.past
@@ -87,7 +88,7 @@ class Auxiliary(nn.Module):
         span = Step(*(x[begin : begin + segment + (s.kind == "predict")] for x in stream))
         last = max(end, begin + span.first.shape[0])
         same_episode = ~stream.first[begin + 1 : last].any(0)
-        return self._decode(flat_state(agent.core, held), span, same_episode, end - begin)
+        return *self._decode(flat_state(agent.core, held), span, same_episode, end - begin), same_episode.any()
 
     def _state_at(self, agent: Agent, rollout: Rollout, state: State, anchor: int) -> State:
         """The core's state after `anchor` rows, with a gradient through the last `truncation` of them."""

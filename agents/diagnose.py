@@ -57,12 +57,13 @@ class _Noting:
 
 
 def diagnose(agent: Agent, env: Stream, *, length: int, unroll_length: int, gamma: float, trace_lambda: float,
-             seed: int, probes: int = PROBES) -> dict[str, Any]:  # fmt: skip
+             seed: int, probes: int = PROBES, scaled_rewards: bool = False) -> dict[str, Any]:  # fmt: skip
     """Everything about `agent`, from `length` steps of every environment of `env`, which is reseeded and reset.
 
     Played as in training: sampled actions, training mode, with the noise of the core if it has any. gamma, trace_lambda and
     unroll_length are the learner's; the cue is probed at `probes` steps. Parts that do not apply are None: "gates" of a core
-    without, "probe" where there is no cue, "credit" where no episode ends. Horizons and lengths may be infinite.
+    without, "probe" where there is no cue, "credit" where no episode ends, and for
+    an agent whose rewards are scaled in training, and so its value. Horizons and lengths may be infinite.
     """
     env.seed(seed)
     was = agent.training
@@ -71,7 +72,8 @@ def diagnose(agent: Agent, env: Stream, *, length: int, unroll_length: int, gamm
         noting = _Noting(env)
         generator = torch.Generator(env.device).manual_seed(seed + 1)
         rollout, _ = collect(noting, agent, start(noting, agent), length, generator)
-        return _examine(agent, rollout, noting, unroll_length, gamma, trace_lambda, probes)
+        report = _examine(agent, rollout, noting, unroll_length, gamma, trace_lambda, probes)
+        return report | ({"credit": None} if scaled_rewards else {})
     finally:
         agent.train(was)
 

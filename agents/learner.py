@@ -104,7 +104,8 @@ class Learner:
             self.past = remember(self.past, rollout.rows, self.auxiliary.settings.memory)
         self.updates += 1
         names = dict.fromkeys(name for log in logs for name in log)
-        means = {name: torch.stack([log[name] for log in logs if name in log]).mean() for name in names}
+        # an auxiliary error is NaN where a minibatch was asked for nothing at that distance
+        means = {name: torch.stack([log[name] for log in logs if name in log]).nanmean() for name in names}
         # of the first minibatch on fresh data alone: how far replay is from the rollout
         return means | {"ratio_error": logs[0]["ratio_error"]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -156,11 +157,12 @@ class Session:
 
     def _drop_results(self) -> None:
         """Removes what was measured at the end of a run that now goes on, from an earlier checkpoint. Raises RunError."""
-        for name in ("evaluation.json", "reach.json"):
+        for name in ("evaluation.json", "reach.json", "video.mp4", "video.gif", "diagnose"):
+            path = self.run_dir / name
             try:
-                (self.run_dir / name).unlink(missing_ok=True)
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             except OSError as error:
-                raise RunError(f"cannot remove {self.run_dir / name}: {error.strerror or error}") from error
+                raise RunError(f"cannot remove {path}: {error.strerror or error}") from error
 
     def save(self) -> None:
         if self.saved == self._moment:

@@ -31,7 +31,7 @@ class Schedule:
 def seeds_of(seed: int) -> dict[str, int]:
     """A seed for each generator of a run, by what it draws: streams that have nothing to do with one another, nor with those
     of the next seed."""
-    names = ("env", "actions", "minibatches", "positions")
+    names = ("env", "actions", "minibatches", "positions", "decoder")
     return dict(zip(names, map(int, np.random.SeedSequence(seed).generate_state(len(names)))))
 
 
@@ -79,7 +79,7 @@ class Trainer:
                 self.scale.discounted.zero_()  # no row of an episode's start clears it
         self.rollout, valid, self.carry = self._roll(self.carry)
         log = self.learner.update(self.rollout, valid)
-        self.step += int(valid.sum())
+        self.step += int((~self.rollout.rows.first[1:]).sum())
         self.update += 1
         return log
 

@@ -20,7 +20,7 @@ def check_combinations(config: Config) -> None:
         raise ConfigError(f"cell.match_parameters={cell.match_parameters} picks the width, and so does "
                           f"cell.hidden_size={cell.hidden_size}; expected one of them to be null")
     if isinstance(config.aux, DecoderConfig):
-        _check_auxiliary(config.aux, length)
+        _check_auxiliary(config.aux, agent, length)
         if train.cuda_graphs:
             raise ConfigError(f"train.cuda_graphs=true cannot record aux={config.aux.name}, which draws its positions on "
                               f"the host; expected train.cuda_graphs=false or aux=none")
@@ -47,6 +47,7 @@ def check_combinations(config: Config) -> None:
         raise ConfigError("agent.correct_off_policy=false contradicts agent.policy_loss=ppo, whose clipped ratio is "
                           "the correction; expected agent.policy_loss=pg")
     off_policy = next((f"agent.{k}={v}" for k, v, on in (("actor_lag", agent.actor_lag, 0), ("reuse", agent.reuse, 1),
+                                                         ("start_state", agent.start_state, "stored"),
                                                          ("minibatches", agent.minibatches, 1)) if v != on), None)
     if agent.returns == "gae" and agent.policy_loss == "pg" and agent.correct_off_policy and off_policy:
         raise ConfigError(f"agent.returns=gae does not correct for off-policy data ({off_policy}); expected "
@@ -61,10 +62,14 @@ def _check_unused(agent: AgentConfig) -> None:
                               f"agent.{key}={getattr(AgentConfig, key)}, the default, or that")
 
 
-def _check_auxiliary(aux: DecoderConfig, length: int) -> None:
+def _check_auxiliary(aux: DecoderConfig, agent: AgentConfig, length: int) -> None:
     if aux.memory and aux.name == "predict":
         raise ConfigError(f"aux.memory={aux.memory} is for aux=reconstruct: what comes is not in the past; expected 0")
+    for key, value in (("full_episode", True), ("start_state", "zero")):
+        if aux.memory and getattr(agent, key) == value:
+            raise ConfigError(f"aux.memory={aux.memory} asks for what was before the rollout, of which a state knows nothing "
+                              f"with agent.{key}={str(value).lower()}; expected 0")
     room = length if aux.name == "predict" else length + aux.memory
-    if aux.segment > room:
+    if aux.segment > room and not agent.full_episode:  # then build.py knows
         raise ConfigError(f"aux.segment={aux.segment} does not fit into train.unroll_length={length}"
                           + (f" and aux.memory={aux.memory}" if aux.memory else "") + f"; expected at most {room}")

@@ -15,7 +15,7 @@ import evaluate_agent
 import train_agent
 from agents import losses
 from agents.checkpoint import list_checkpoints, load
-from agents.runlog import MetricsLog, read_metrics
+from agents.runlog import MetricsLog, RunError, read_metrics
 from configs import Config, flatten_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +86,12 @@ def refused(tmp_path, monkeypatch, capsys):
     (["smoek"], ["did you mean smoke?"]), (["mine.yaml"], ["no such config file"]),
     (["agent.minibatches=3"], ["does not divide train.num_envs=32", "nearest"]),
     (["agent.burn_in=128"], ["at most 127"]),
+    (["aux=reconstruct", "env.corridor_length=5"], ["aux.segment=8", "at most 7"]),
+    (["aux=predict", "env.corridor_length=6"], ["aux.segment=8", "at most 7"]),
+    (["aux=reconstruct", "aux.memory=60"], ["aux.memory=60 does not fit into an episode", "at most 52"]),
+    (["aux=reconstruct", "aux.memory=9", "agent.full_episode=true"], ["agent.full_episode=true", "expected 0"]),
+    (["aux=reconstruct", "aux.memory=9", "agent.start_state=zero"], ["agent.start_state=zero", "expected 0"]),
+    (["agent=a2c", "agent.returns=gae", "agent.start_state=zero"], ["off-policy data (agent.start_state=zero)"]),
     (["env=tmaze_bakker", "env.step_limit=3"], ["step_limit", "51"]),
     (["cell=memoryless", "cell.bias=1"], ["takes no bias", "janet"]),
     (["cell=lstm", "cell.reset_form=before"], ["takes no reset_form", "gru"]),
@@ -255,7 +261,11 @@ def test_an_older_checkpoint_can_be_named(run, capsys):
     assert evaluate_agent.main([str(older), "--json", "--episodes", "4"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == int(older.name)
     flip(newest(run) / "meta.json", 0.5)
+    for name in ("video.mp4", "diagnose/diagnose.json"):  # of the older agent's last checkpoint
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("old")
     assert train_agent.main(["--resume", str(older)]) == 0
+    assert not (run / "video.mp4").exists() and not (run / "diagnose").exists()
     again = load(run)
     assert whole[0].keys() == again[0].keys() and all(torch.equal(x, again[0][name]) for name, x in whole[0].items())
     assert read_metrics(run / "metrics.jsonl", with_time=False) == rows
@@ -266,6 +276,27 @@ def test_a_run_that_has_ended_is_left_as_it_is(run, capsys):
     assert train_agent.main(["--resume", str(run)]) == 0
     assert "this run has ended" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"a": 1}'])
+def test_a_foreign_result_is_made_again(run, text, capsys):
+    wanted = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(text)
+    assert train_agent.main(["--resume", str(run)]) == 0
+    again = json.loads((run / "evaluation.json").read_text())
+    assert {k: again[k] for k in ("greedy", "sampled")} == {k: wanted[k] for k in ("greedy", "sampled")}
+
+
+def test_a_run_is_one_process_until_its_result_is_written(tmp_path, monkeypatch):
+    evaluate, folder = build.evaluate_agent, tmp_path / "run"
+
+    def meanwhile(*arguments):
+        with pytest.raises(RunError, match="written by another process"):
+            MetricsLog(folder / "metrics.jsonl")
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(build, "evaluate_agent", meanwhile)
+    assert train_agent.main([*TINY, f"run_dir={folder}"]) == 0
 
 
 # --- not finite ------------------------------------------------------------------------------------------------------

@@ -377,3 +377,21 @@ def test_what_a_run_stops_at_is_not_what_it_is_judged_by(monkeypatch):
     seeds.clear()
     build.evaluate_agent(config, agent, cpu)
     assert len(watched) == 1 and watched.isdisjoint(seeds) and seeds
+
+
+def test_at_another_length_it_is_the_same_network(tmp_path):
+    """KAF gates of a chrono cell have a dictionary as wide as its horizon asks for, which is that of training."""
+    run = tmp_path / "run"
+    assert train_agent.main([*TINY, "cell=kaf-chrono-lstm", f"run_dir={run}"]) == 0
+    config = build.run_config(run, [], ())
+    longer = build.run_config(run, ["env.corridor_length=60"], ("env.",))
+    agents = [build.load_agent(run, c, build.make_env(c, 1, torch.device("cpu"), 0))[0] for c in (config, longer)]
+    assert agents[0].core.gate.squash_forget.points == agents[1].core.gate.squash_forget.points
+    assert evaluate_agent.main([str(run), "--lengths", "5,60", "--episodes", "4"]) == 0
+
+
+def test_every_look_in_training_sees_the_same_episodes(tmp_path):
+    config = load_config([*TINY, "env=tmaze_noisy"], build.KNOWN_CELLS)
+    agent = build.make_agent(config, build.make_env(config, 1, torch.device("cpu"), 0))
+    watch = build.watcher(config, agent, torch.device("cpu"))
+    assert len({watch() for _ in range(4)}) == 1

@@ -51,7 +51,7 @@ CASES = {name: [f"cell={name}", "agent.minibatches=2", "agent.reuse=2"] for name
                             "agent.actor_lag=3", "agent.minibatches=1"],
     "rare sights": ["cell=ur-lstm", "agent=long"],
     "looked into": ["cell=cr-lstm", "train.diagnose_every=1", "train.examine_every=2", "agent.actor_lag=2"],
-    "a decoder": ["cell=lstm", "aux=reconstruct", "aux.memory=20", "aux.pretrain_updates=4"],
+    "a decoder": ["cell=lstm", "aux=reconstruct", "aux.segment=3", "aux.memory=5", "aux.pretrain_updates=4"],
     "until solved": ["cell=lstm", "train.stop_at_success=0", "train.evaluate_every=5"],
 }
 EVERY_3 = "train.evaluate_every=3"

@@ -241,16 +241,37 @@ def test_the_decoder_learns_what_the_stream_shows(family, kind):
     assert past.obs.dtype == torch.uint8 and sum(errors[-10:]) < 0.5 * sum(errors[:10])
 
 
+def test_what_asks_for_nothing_counts_for_nothing():
+    agent = make_agent()
+    auxiliary = Auxiliary(agent, TARGET, settings(anchors=3))
+    rollout, _ = rollout_of(agent)
+    terms = [(torch.tensor(3.0), {"near": torch.tensor(2.0)}, torch.tensor(True)),
+             (torch.tensor(0.0), {"near": torch.tensor(0.0), "far": torch.tensor(0.0)}, torch.tensor(False)),
+             (torch.tensor(5.0), {"near": torch.tensor(4.0)}, torch.tensor(True))]  # fmt: skip
+    drawn = iter(terms)
+    auxiliary._anchor = lambda *a: next(drawn)
+    loss, log = auxiliary.loss(agent, rollout, rollout.state, torch.Generator())
+    assert loss == 4 and log["near"] == 3 and math.isnan(log["far"])
+
+
+def test_the_decoder_does_not_start_as_the_core():
+    config = load_config(["smoke", "cell=lstm", "device=cpu", "aux=reconstruct", "aux.segment=3"], build.KNOWN_CELLS)
+    learner = build.make_trainer(config, torch.device("cpu")).learner
+    core, decoder = learner.agent.core.weight_x.flatten(), learner.auxiliary.start.weight.flatten()
+    n = min(len(core), len(decoder))
+    assert abs(torch.corrcoef(torch.stack([core[:n], decoder[:n]]))[0, 1]) < 0.2
+
+
 def test_loaded_in_the_middle_of_pretraining():
     """How many updates there were decides whether the decoder alone is trained."""
-    tokens = ["aux=reconstruct", "aux.pretrain_updates=4", "cell.hidden_size=8", "train.num_envs=4", "train.unroll_length=16"]
+    tokens = ["aux=reconstruct", "aux.segment=3", "aux.pretrain_updates=4", "cell.hidden_size=8", "train.num_envs=4",
+              "train.unroll_length=16"]  # fmt: skip
     config = load_config(["smoke", "cell=lstm", "device=cpu", *tokens], build.KNOWN_CELLS)
     whole, first, second = (build.make_trainer(config, torch.device("cpu")) for _ in range(3))
     for _ in range(2):
         first.iterate()
     second.load(first.state())
     for trainer, updates in ((whole, 6), (second, 4)):
-        for _ in range(updates):
-            trainer.iterate()
+        assert all(trainer.iterate()["auxiliary_loss"] > 0 for _ in range(updates))
     after, resumed = whole.learner.agent.state_dict(), second.learner.agent.state_dict()
     assert all(torch.equal(after[name], resumed[name]) for name in after)

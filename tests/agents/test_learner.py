@@ -187,14 +187,25 @@ def test_off_policy_ratios_are_used_and_can_be_switched_off():
                                rtol=1e-4, atol=1e-5)  # fmt: skip
 
 
+def flat(rollout):
+    """All tensors of a rollout; those of a state are (B, .), the others (rows, B, ...)."""
+    return [x for field in rollout if field is not None for x in (field if isinstance(field, tuple) else (field,))]
+
+
 def test_minibatches_cover_every_environment_once():
-    agent = make_agent()
+    agent = make_agent(make_core("zoneout-lstm", 8, 16))
     learner = make_learner(agent, minibatches=3, reuse=2, policy_loss="ppo", returns="gae")
     rollout, _ = rollout_of(agent)
     seen, real = [], learner.losses
-    learner.losses = lambda r, v: (seen.append(r.rows.obs[0, :, 1]), real(r, v))[1]
-    learner.update(rollout, transitions(rollout, False))
+    learner.losses = lambda r, v: (seen.append(r.rows.obs[0, :, 1]), parts.append((r, v)), real(r, v))[2]
+    valid, parts = transitions(rollout, False), []
+    learner.update(rollout, valid)
     assert len(seen) == 6
+    for part, its in parts:  # every field has the same environments, in the same order
+        at = part.rows.obs[0, :, 1].long()
+        assert torch.equal(its, valid[:, at])
+        for mine, all_of_them in zip(flat(part), flat(rollout), strict=True):
+            assert torch.equal(mine, all_of_them[at] if all_of_them.shape[0] == B else all_of_them[:, at])
     for group in (seen[:3], seen[3:]):
         assert torch.equal(torch.cat(group).sort().values, torch.arange(B).float())
 
@@ -290,7 +301,10 @@ def test_steps_are_transitions_and_the_tracker_counts_episodes():
 def test_full_episodes_are_whole_and_counted_once():
     trainer = trainer_of(full_episode=True)
     for _ in range(3):
+        before = trainer.step
         trainer.iterate()
+        rows = trainer.rollout.rows
+        assert rows.first[0].all() and trainer.step - before == int((~rows.first[1:]).sum())
         assert trainer.tracker.read()["episodes"] == B
     assert trainer.unroll_length == 6
 
