@@ -352,12 +352,8 @@ class _Named:
     __name__: str
 
 
-for _name in (
-    "__neg__",
-    "__gt__",
-    "__lt__",
-    *(f"__{r}{op}__" for r in ("", "r") for op in ("add", "sub", "mul", "truediv")),
-):
+_infix = (f"__{r}{op}__" for r in ("", "r") for op in ("add", "sub", "mul", "truediv"))
+for _name in ("__neg__", "__gt__", "__lt__", *_infix):
     setattr(Symbol, _name, _operator(_name))
 
 
