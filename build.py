@@ -32,7 +32,8 @@ from configs.load import diff_configs, from_resolved
 from configs.schema import HIDDEN_SIZE, Config, DecoderConfig
 from envs import make as make_env_by_name
 from envs.env import Spec, Stream
-from memory_cells import VARIANTS, make_core
+from memory_cells import VARIANTS, make_core, unroll
+from memory_cells.kernels.graph import NotTraceable
 from memory_cells.variants import OPTIONS, matching_hidden_size
 
 KNOWN_CELLS = tuple(VARIANTS)
@@ -106,7 +107,19 @@ def make_agent(config: Config, env: Stream, max_rows: int | None = None) -> Agen
         encoder = make_encoder(env.obs_kind, env.obs_shape, env.obs_values, extra, a.embedding_size)
         agent = Agent(encoder, env.num_actions, core, head_size=a.head_size, see_last_action=a.see_last_action,
                       see_last_reward=a.see_last_reward, path=c.path)  # fmt: skip
+        if c.path != "auto":
+            _unrolls(agent, c.path, c.name)
     return agent.to(env.device)
+
+
+def _unrolls(agent: Agent, path: str, cell: str) -> None:
+    """Raises ConfigError where `path` is none of the cell's."""
+    x, first = torch.zeros(2, 1, agent.core.input_size), torch.zeros(2, 1, dtype=torch.bool)
+    try:
+        with torch.no_grad():
+            unroll(agent.core, x, first, agent.core.initial_state(1), path=path)
+    except (NotTraceable, ValueError) as error:
+        raise ConfigError(f"cell.path={path} is none of cell={cell}'s ({error}); expected cell.path=auto") from error
 
 
 def make_auxiliary(config: Config, agent: Agent, env: Stream) -> Auxiliary | None:

@@ -99,6 +99,9 @@ def main(argv: list[str]) -> int:
     except (ConfigError, RunError, CheckpointError, FilmError, EnvError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from agents.agent import Agent, act
 from agents.diagnostics import has_gate
+from agents.evaluate import evaluating
 from envs.env import NO_ACTION, Step, Stream
 from envs.group import EnvError
 
@@ -78,7 +79,8 @@ def has_sides(film: Sequence[Pair]) -> bool:
 def shoot(agent: Agent, env: Stream, pairs: int, generator: torch.Generator | None = None,
           max_steps: int | None = None) -> list[Pair]:  # fmt: skip
     """Plays `pairs` episodes of each of two cue values, or any 2 * `pairs` where the environment shows no two values so
-    often or has no cue; greedy without a generator, else sampled with it. Longer ones are broken off after `max_steps`.
+    often or has no cue, as an evaluation does: noise off; greedy without a generator, else sampled with it. Longer ones are
+    broken off after `max_steps`.
 
     The left of a pair has the larger cue. A function of the agent, of `env` and the states of its generator and of
     `generator`; the default generators are left as they were. `env` is the film's own and is reset; the more
@@ -90,8 +92,7 @@ def shoot(agent: Agent, env: Stream, pairs: int, generator: torch.Generator | No
         raise FilmError(f"{pairs} pairs of episodes need {2 * pairs} environments, got {env.num_envs}")
     row, chosen = _choose(env, pairs)
     devices = [env.device] if env.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        torch.manual_seed(0)  # for cores that draw noise
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), evaluating(agent):
         episodes = _play(agent, env, row, chosen, generator, max_steps)
     return list(zip(episodes[:pairs], episodes[pairs:], strict=True))
 

@@ -86,6 +86,8 @@ def refused(tmp_path, monkeypatch, capsys):
     (["smoek"], ["did you mean smoke?"]), (["mine.yaml"], ["no such config file"]),
     (["agent.minibatches=3"], ["does not divide train.num_envs=32", "nearest"]),
     (["agent.burn_in=128"], ["at most 127"]),
+    (["cell=rmc", "cell.path=fused"], ["cell.path=fused", "cell=rmc", "expected cell.path=auto"]),
+    (["cell=lstm", "cell.path=scan"], ["cell.path=scan", "cell=lstm", "expected cell.path=auto"]),
     (["aux=reconstruct", "env.corridor_length=5"], ["aux.segment=8", "at most 7"]),
     (["aux=predict", "env.corridor_length=6"], ["aux.segment=8", "at most 7"]),
     (["aux=reconstruct", "aux.memory=60"], ["aux.memory=60 does not fit into an episode", "at most 52"]),

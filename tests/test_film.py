@@ -21,6 +21,7 @@ from agents.video import write
 from envs import ENVS, make
 from memory_cells.cells import GatedRNN, Memoryless
 from memory_cells.gates import Coupled
+from memory_cells.wrappers import Zoneout
 
 L, H = 8, 32
 HOLD = 6  # units 0..5 hold the cue, with alternating signs; the others see the junction
@@ -108,6 +109,18 @@ def test_same_seed_same_film_and_no_other_generator_is_touched(film):
     for a, b in zip((e for p in film for e in p), (e for p in again for e in p), strict=True):
         assert all((x == y).all() for x, y in zip(a.frames, b.frames, strict=True))
         assert torch.equal(a.memory, b.memory) and torch.equal(a.probs, b.probs)
+
+
+def test_the_agent_is_filmed_without_its_noise():
+    """As it is evaluated."""
+    agent = holding_agent()
+    agent.core = Zoneout(agent.core, zoneout_h=0.5)
+    film = shoot(agent.train(), passive(), 2)
+    assert agent.training
+    again = shoot(agent.eval(), passive(), 2)
+    for pair, other in zip(film, again, strict=True):
+        assert all(np.array_equal(a.value, b.value) for a, b in zip(pair, other, strict=True))
+
 
 
 def test_sampled_films_follow_their_generator():
