@@ -32,13 +32,12 @@ typedef void (*multiply_t)(long, long, long, int, const real*, const real*, real
 // forced: in a large step (KAF gates) GCC leaves the exponential as a call, and the loop around it is no longer vectorised
 #define INLINE static inline __attribute__((always_inline))
 #if SINGLE
-// exp by range reduction to [-ln2/2, ln2/2] (a little more next to the overflow) and a Taylor polynomial of degree 7; beyond
-// the normal numbers infinity and 0; comparisons let NaN through
-INLINE float exp_(float full) {
-    float x = full > 88.72f ? 88.72f : full;
-    x = x < -87.3f ? -87.3f : x;
+// exp by range reduction to [-ln2/2, ln2/2] and a Taylor polynomial of degree 7; comparisons let NaN through. At the
+// bounds the scale's exponent is that of infinity and of 0: above 88.37 and below -87.68 the result is these.
+INLINE float exp_(float x) {
+    x = x > 88.8f ? 88.8f : x;
+    x = x < -88.0f ? -88.0f : x;
     float k = __builtin_rintf(x * 1.44269504088896341f);
-    k = k > 127.0f ? 127.0f : k;
     float r = x - k * 0.693359375f + k * 2.12194440e-4f;
     float p = 1.0f / 5040;
     p = p * r + 1.0f / 720;
@@ -51,8 +50,7 @@ INLINE float exp_(float full) {
     int32_t bits = ((int32_t)k + 127) << 23;
     float scale;
     __builtin_memcpy(&scale, &bits, 4);
-    float y = full > 88.72f ? INFINITY : p * scale;
-    return full < -87.3f ? 0.0f : y;
+    return p * scale;
 }
 INLINE float tanh_(float x) {
     float a = x < 0 ? -x : x, q = x * x;

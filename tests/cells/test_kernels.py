@@ -279,14 +279,14 @@ def test_the_fast_exponential_is_accurate_everywhere():
 def test_the_fast_exponential_runs_over_and_under():
     core = Custom(lambda z, h, w, v: torch.exp(z))
     core.weight_x.data.fill_(0).fill_diagonal_(1.0)
-    points = torch.cat([torch.linspace(-87, 88.7, 4001), torch.tensor([88.0, 88.5, 88.72])])
-    beyond = torch.tensor([88.73, 95.0, float("inf"), -87.4, -104.0, -float("inf"), float("nan")])
+    points = torch.linspace(-87.3, 88.3, 4001)
+    beyond = torch.tensor([88.73, 95.0, float("inf"), -88.0, -104.0, -float("inf"), float("nan")])
     x = torch.zeros(1, len(points) + len(beyond), I)
     x[0, :, 0] = torch.cat([points, beyond])  # alone, for the product makes NaN of infinity beside it
     first, start = torch.zeros(1, x.shape[1], dtype=torch.bool), core.initial_state(x.shape[1])
     y = unroll(core, x, first, start, path="fused")[0][0, :, 0]
     within = y[: len(points)].double() / points.double().exp() - 1
-    assert within.abs().max() < 3e-6
+    assert within.abs().max() < 1e-6
     wanted = torch.tensor([float("inf")] * 3 + [0.0] * 3 + [float("nan")])
     torch.testing.assert_close(y[len(points) :], wanted, equal_nan=True, rtol=0, atol=0)
 
