@@ -172,6 +172,14 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
         raise ConfigError(str(error)) from error
 
 
+def check_run(config: Config) -> tuple[torch.nn.Module, Spec]:
+    """The core and the environment's spec of a run, made as the run would make them but with as few environments as its
+    minibatches allow. Raises ConfigError for whatever keeps it from starting."""
+    few = dataclasses.replace(config.train, num_envs=config.agent.minibatches, stagger_episodes=False)
+    trainer = make_trainer(dataclasses.replace(config, train=few), set_up_torch(config))
+    return trainer.learner.agent.core, trainer.env.spec
+
+
 def _fits_an_episode(aux: DecoderConfig, length: int, max_rows: int | None) -> None:
     """Raises ConfigError where no segment, or nothing before the rollout, lies in one episode with the state that is asked."""
     within = max_rows or length + aux.memory
@@ -270,12 +278,25 @@ def report_line(report: dict[str, Any]) -> str:
     return f"{report['episodes']} episodes: {'; '.join(parts)}" + (f" ({', '.join(known)})" if known else "")
 
 
+def _seen(env: Stream) -> str:
+    """What an agent of `env` is made for."""
+    values = f" of {'/'.join(map(str, env.obs_values))} codes" if env.obs_values else ""
+    return f"{env.obs_kind} {' x '.join(map(str, env.obs_shape))}{values}"
+
+
 def load_agent(run_dir: Path, config: Config, env: Stream, which: str = "latest") -> tuple[Agent, dict[str, int]]:
     """The agent of a run's checkpoint and where it stood. Raises CheckpointError."""
     tensors, meta, folder = checkpoint.load(run_dir, which)
     trained = from_resolved(run_dir, (), KNOWN_CELLS)
-    other = trained.env != config.env and "horizon" in VARIANTS[config.cell.name].options
-    agent = make_agent(config, env, make_env(trained, 1, env.device, seed=0).spec.max_rows if other else None)
+    max_rows = None
+    if trained.env != config.env:
+        own = make_env(trained, 1, env.device, seed=0)
+        max_rows = own.spec.max_rows  # what the cell's horizon was taken from
+        for what, was, now in (("sees", _seen(own), _seen(env)), ("may do", own.num_actions, env.num_actions)):
+            if was != now:
+                raise ConfigError(f"{', '.join(diff_configs(trained, config))}: what the agent {what} is {now} with that, and "
+                                  f"was {was} in training; expected settings of its environment that keep it")  # fmt: skip
+    agent = make_agent(config, env, max_rows)
     try:
         state = checkpoint.unflatten(tensors, meta["trainer"])
         own = agent.state_dict()

@@ -44,11 +44,12 @@ from agents.scoreboard import Scoreboard, Tally
 from agents.tables import read_tables, write_csv, write_tables
 from configs.errors import ConfigError
 from configs.load import diff_configs, flatten_config, from_resolved
-from configs.schema import Config, EnvConfig
+from configs.schema import Config
 from configs.suite import Planned, Suite, Task, plan, series
 from configs.suite_file import read_suite, suites
 from envs.env import Spec
 from envs.group import EnvError
+from exits import exit_status
 from memory_cells.variants import count_parameters
 
 SCRIPT = Path(__file__).resolve()
@@ -68,15 +69,13 @@ class Comparison:
         self._plans: dict[tuple[str, str, float | None, bool], list[Planned]] = {}
         self.tasks = [self._matched(task) for task in suite.tasks]
         self.known: dict[tuple[str, str], tuple[int, Spec]] = {}  # (cell, task) -> the core's parameters, the spec
-        specs: dict[EnvConfig, Spec] = {}
         for run in self.one_each():
-            env = build.make_env(run.config, 1, "cpu", seed=0)
-            spec = specs.setdefault(run.config.env, env.spec)
+            core, spec = build.check_run(run.config)
             _steps_suffice(run, spec)
             _solving_can_be_seen(run, suite.options.solved)
             learner = run.config.agent
             spec = spec.seeing_last(learner.see_last_action or learner.see_last_reward)
-            self.known[run.cell, run.task.label] = count_parameters(build.make_agent(run.config, env).core), spec
+            self.known[run.cell, run.task.label] = count_parameters(core), spec
         self.series = series({run.task.env: run.config.env for run in self.one_each()})
         self.check(self.sweep() if suite.learning_rates else self.runs())
 
@@ -376,20 +375,17 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(argv):
         print(f"{__doc__.strip()}\n\nsuites: {', '.join(suites())}")
         return 0
-    try:
-        comparison = Comparison(read_suite(argv, build.KNOWN_CELLS), argv)
-        out = comparison.out
-        if (out / "config.yaml").is_file() or not (comparison.workers or (out / "runs").is_dir()):
-            raise ConfigError(f"{out} is no comparison's folder (jobs=0 needs one, a run's cannot be one); give out=")
-        create_folder(comparison.out)
-        with pool.locked(comparison.out) as lock:
-            return compare(comparison, lock)
-    except (ConfigError, RunError, EnvError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # while it is getting ready or writing: nothing runs
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    return exit_status(lambda: run(argv), "interrupted; the same command goes on")
+
+
+def run(argv: Sequence[str]) -> int:
+    comparison = Comparison(read_suite(argv, build.KNOWN_CELLS), argv)
+    out = comparison.out
+    if (out / "config.yaml").is_file() or not (comparison.workers or (out / "runs").is_dir()):
+        raise ConfigError(f"{out} is no comparison's folder (jobs=0 needs one, a run's cannot be one); give out=")
+    create_folder(comparison.out)
+    with pool.locked(comparison.out) as lock:
+        return compare(comparison, lock)
 
 
 if __name__ == "__main__":

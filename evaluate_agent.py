@@ -20,13 +20,12 @@ import sys
 from pathlib import Path
 
 import build  # sets the environment that torch is imported in, so it comes first
-from agents.checkpoint import CheckpointError
 from agents.diagnose import plain, summary, write_report
 from agents.evaluate import row_seconds
-from agents.runlog import RunError, find_run
+from agents.runlog import find_run
 from configs.arguments import Parser
 from configs.errors import ConfigError
-from envs.group import EnvError
+from exits import exit_status
 
 #: what an evaluation may change: of the cell, what training does not see and no parameter depends on
 CHANGEABLE = ("env.", "evaluate.", "device", "train.threads", "cell.path", "cell.threshold")
@@ -87,28 +86,31 @@ def show(report: dict, as_json: bool, run_dir: Path) -> None:
         print(*summary(report["diagnose"]), f"figures: {run_dir / 'diagnose'}", sep="\n")
 
 
-def main(argv: list[str]) -> int:
-    try:
-        options, tokens = parse(argv)
-        run_dir, which = find_run(options.run)
-        if options.lengths is None:
-            show(evaluate(run_dir, which, tokens, options.diagnose), options.json, run_dir)
-            return 0
-        env = build.run_config(run_dir, tokens, CHANGEABLE).env
-        if env.length_key is None:
-            raise ConfigError(f"--lengths: env={env.name} has no length to vary")
-        reports = {n: evaluate(run_dir, which, [*tokens, f"env.{env.length_key}={n}"]) for n in options.lengths}
-        if options.json:
-            print(json.dumps({"lengths": reports}))
-        for length, report in () if options.json else reports.items():
-            print(f"{env.length_key.removesuffix('_length').replace('_', ' ')} {length}: {build.report_line(report)}")
+def run(argv: list[str]) -> int:
+    options, tokens = parse(argv)
+    run_dir, which = find_run(options.run)
+    if options.lengths is None:
+        show(evaluate(run_dir, which, tokens, options.diagnose), options.json, run_dir)
         return 0
-    except (ConfigError, RunError, CheckpointError, EnvError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    env = build.run_config(run_dir, tokens, CHANGEABLE).env
+    if env.length_key is None:
+        raise ConfigError(f"--lengths: env={env.name} has no length to vary")
+    settings = {n: [*tokens, f"env.{env.length_key}={n}"] for n in options.lengths}
+    for given in settings.values():  # a wrong one is told of before any is evaluated
+        build.run_config(run_dir, given, CHANGEABLE)
+    reports = {}
+    for length, given in settings.items():
+        reports[length] = evaluate(run_dir, which, given)
+        if not options.json:
+            told = build.report_line(reports[length])
+            print(f"{env.length_key.removesuffix('_length').replace('_', ' ')} {length}: {told}", flush=True)
+    if options.json:
+        print(json.dumps(plain({"lengths": reports}), allow_nan=False))
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    return exit_status(lambda: run(argv))
 
 
 if __name__ == "__main__":

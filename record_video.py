@@ -21,15 +21,14 @@ import build  # sets the environment that torch is imported in, so it comes firs
 # isort: split
 import torch
 
-from agents.checkpoint import CheckpointError
-from agents.film import FilmError, shoot
-from agents.runlog import RunError, TensorBoardMirror, find_run
+from agents.film import shoot
+from agents.runlog import TensorBoardMirror, find_run
 from agents.scenes import scenes
 from agents.video import write
 from configs.arguments import Parser
 from configs.errors import ConfigError
 from configs.schema import EnvConfig
-from envs.group import EnvError
+from exits import exit_status
 
 #: what a film may change
 CHANGEABLE = ("env.", "evaluate.seed", "device", "train.threads")
@@ -92,16 +91,11 @@ def film(options: argparse.Namespace) -> str:
 
 
 def main(argv: list[str]) -> int:
-    try:
-        options = parse(argv)
-        print(film(options))
+    def run() -> int:
+        print(film(parse(argv)))
         return 0
-    except (ConfigError, RunError, CheckpointError, FilmError, EnvError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+
+    return exit_status(run)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,7 @@ import build  # sets the environment that torch is imported in, so it comes firs
 from agents.checkpoint import CheckpointError
 from agents.evaluate import Stopped
 from agents.film import FilmError
-from agents.learner import NonFiniteError
 from agents.runlog import (
-    RunError,
     TensorBoardMirror,
     create_run_dir,
     find_run,
@@ -35,6 +33,7 @@ from configs.errors import ConfigError
 from configs.load import flatten_config, load_config, to_yaml
 from configs.schema import Config
 from envs.group import EnvError
+from exits import exit_status, quoted
 
 #: what a resumed run may change: where and how often, not what it computes
 RESUMABLE = ("device", "train.checkpoint_every", "train.keep_checkpoints", "train.threads", "train.film", "env.workers",
@@ -88,7 +87,7 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> i
     if report is None:
         session.close()
         where = f"at step {trainer.step:,}" if not finished else "in the final evaluation"
-        print(f"stopped {where} and saved; go on with: python train_agent.py --resume {run_dir}")
+        print(f"stopped {where} and saved; go on with: python train_agent.py --resume {quoted(run_dir)}")
         return 128 + interrupt.signum
     if session.solved:
         print(f"ended at step {trainer.step:,}: greedy success reached train.stop_at_success={t.stop_at_success:g}")
@@ -111,8 +110,11 @@ def _result(run_dir: Path) -> dict | None:
 
 def _conclude(run_dir: Path, config: Config, report: dict) -> int:
     print(build.report_line(report))
-    wanted = config.train.film and not (run_dir / "video.mp4").exists()
-    print(film(run_dir) if wanted else f"film it with: python record_video.py {run_dir}")
+    video = run_dir / "video.mp4"
+    if video.exists():
+        print(f"film: {video}")
+    else:
+        print(film(run_dir) if config.train.film else f"film it with: python record_video.py {quoted(run_dir)}")
     return 0
 
 
@@ -131,20 +133,8 @@ def main(argv: list[str]) -> int:
         cells = textwrap.fill("cells: " + " ".join(build.KNOWN_CELLS), 120, subsequent_indent="  ", break_on_hyphens=False)
         show_help(f"{__doc__.strip()}\n\n{cells}\n\n{describe(build.KNOWN_CELLS)}")
         return 0
-    try:
-        return train(*parse(argv), argv)
-    except (ConfigError, RunError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(f"error: {error}; training stopped before the step, the last checkpoint is intact", file=sys.stderr)
-        return 1
-    except EnvError as error:
-        print(f"error: {error}; what was saved before is intact, --resume RUN goes on from there", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # before the first update or after the last one; in between the session saves and leaves
-        print("interrupted; a run that has begun goes on with --resume RUN", file=sys.stderr)
-        return 130
+    return exit_status(lambda: train(*parse(argv), argv), "interrupted; a run that has begun goes on with --resume RUN",
+                       "; what was saved before is intact, --resume RUN goes on from there")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def create_run_dir(requested: str | Path | None, name: str = "run") -> Path:
             path = Path(requested).expanduser()
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
-                raise RunError(f"run_dir={path} is not empty; give another folder, or continue it with --resume {path}")
+                begun = f", or continue it with --resume {path}" if (path / "config.yaml").is_file() else ""
+                raise RunError(f"run_dir={path} is not empty; give another folder{begun}")
         else:
             path = _new_folder(Path("runs"), time.strftime("%Y%m%d-%H%M%S-") + name)
         if not os.access(path, os.W_OK | os.X_OK):
@@ -359,8 +360,9 @@ def find_run(path: Path) -> tuple[Path, str]:
     run_dir, which = (path.parent.parent, path.name) if path.parent.name == "checkpoints" else (path, "latest")
     if (run_dir / "config.yaml").is_file():
         return run_dir, which
-    if run_dir.is_dir():
-        raise RunError(f"{run_dir} is not a run folder (it holds no config.yaml)")
+    if run_dir.exists():
+        why = "it holds no config.yaml" if run_dir.is_dir() else "it is a file"
+        raise RunError(f"{run_dir} is not a run folder ({why})")
     try:
         others = [p.name for p in run_dir.parent.iterdir() if (p / "config.yaml").is_file()]
     except OSError:

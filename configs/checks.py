@@ -3,10 +3,10 @@
 from configs.errors import ConfigError
 from configs.schema import AgentConfig, Config, DecoderConfig
 
-#: setting of the agent -> the setting without which it does nothing
-NEEDS = {"ppo_clip": ("policy_loss", "ppo"), "rho_bar": ("returns", "vtrace"), "c_bar": ("returns", "vtrace"),
-         "adam_beta1": ("optimizer", "adam"), "start_state": ("full_episode", False),
-         "advantage_floor": ("normalise_advantage", "scale")}  # fmt: skip
+#: a setting of the agent, and the setting without which it does nothing
+NEEDS = (("ppo_clip", "policy_loss", "ppo"), ("rho_bar", "returns", "vtrace"), ("c_bar", "returns", "vtrace"),
+         ("rho_bar", "correct_off_policy", True), ("c_bar", "correct_off_policy", True), ("adam_beta1", "optimizer", "adam"),
+         ("start_state", "full_episode", False), ("advantage_floor", "normalise_advantage", "scale"))  # fmt: skip
 
 
 def check_combinations(config: Config) -> None:
@@ -29,6 +29,12 @@ def check_combinations(config: Config) -> None:
         near = min(divisors, key=lambda d: abs(d - agent.minibatches))
         raise ConfigError(f"agent.minibatches={agent.minibatches} does not divide train.num_envs={train.num_envs}; "
                           f"nearest that does: {near}")
+    updates = -(-train.steps // (train.num_envs * length))  # as many as are sure to come
+    pretrained = config.aux.pretrain_updates if isinstance(config.aux, DecoderConfig) else 0
+    for key, value in (("agent.actor_lag", agent.actor_lag), ("aux.pretrain_updates", pretrained)):
+        if value >= updates > 1 and not agent.full_episode:
+            raise ConfigError(f"{key}={value} lasts for all of the {updates} updates that train.steps={train.steps} make; "
+                              f"expected at most {updates - 1}")
     if agent.full_episode:
         for key, value, off in (("bptt_length", agent.bptt_length, None), ("burn_in", agent.burn_in, 0)):
             if value != off:
@@ -55,7 +61,7 @@ def check_combinations(config: Config) -> None:
 
 
 def _check_unused(agent: AgentConfig) -> None:
-    for key, (other, needed) in NEEDS.items():
+    for key, other, needed in NEEDS:
         value = getattr(agent, key)
         if value != getattr(AgentConfig, key) and getattr(agent, other) != needed:
             raise ConfigError(f"agent.{key}={value} does nothing without agent.{other}={str(needed).lower()}; expected "

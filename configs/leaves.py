@@ -66,7 +66,7 @@ ALIASES = {"lr": "agent.learning_rate", "entropy_coef": "agent.entropy_cost", "e
 
 def closest(word: str, choices: Sequence[str]) -> str | None:
     """The choice that was probably meant: a close spelling, the same or a close last part, or another trade's name."""
-    word = word[:100]
+    word = word[:100].lower()
     tails = {c.rsplit(".", 1)[-1]: c for c in reversed(choices)}
     tail = word.rsplit(".", 1)[-1]
     if tail not in tails and ALIASES.get(tail) in choices:

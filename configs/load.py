@@ -21,6 +21,7 @@ an error, not ignored. A token that changes the environment or its level leaves 
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -245,10 +246,11 @@ def _unknown(leaf: Leaf, settings: dict[str, Setting], sections: set[str], name:
     if leaf.key in sections:
         keys = [k for k in settings if k.startswith(leaf.key + ".")]
         return ConfigError(f"{leaf.origin}: {leaf.key} is a section; set one of its keys, such as {keys[0]}=VALUE")
-    owners = [env for env, table in ENVS.items() if leaf.key in flatten_config(Config(env=table()))]
-    if owners:
-        return ConfigError(f"{leaf.origin}: {leaf.key} does not exist for env={name['env']}, only for "
-                           f"env={' or '.join(owners)}")
+    for group, tables in (("env", ENVS), ("aux", AUXILIARIES), ("agent", AGENTS)):
+        owners = [choice for choice, table in tables.items() if rest in {f.name for f in fields(table)}]
+        if head == group and owners:
+            return ConfigError(f"{leaf.origin}: {leaf.key} does not exist for {group}={name[group]}, only for "
+                               f"{group}={' or '.join(owners)}")
     choices = [k for k in settings if not k.endswith(".name")]
     near = closest(leaf.key, choices)
     hint = f"; did you mean {near}? (expected {settings[near].expected()})" if near else "; --help lists all keys"

@@ -155,7 +155,7 @@ def read_leaves(path: Path) -> list[Leaf]:
     where = f"in {path}"
     try:
         if not path.is_file():
-            raise ConfigError(f"no such config file: {path}")
+            raise ConfigError(f"{path} is a folder, no config file" if path.is_dir() else f"no such config file: {path}")
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{where}: larger than {MAX_BYTES} bytes, no config of ours")
         text = path.read_bytes().decode("utf-8")

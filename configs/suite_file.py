@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError, show
-from configs.groups import CONFIG_ROOT, DEFAULT_GROUPS, ENVS, LENGTH_KEYS
+from configs.groups import CONFIG_ROOT, DEFAULT_GROUPS, ENVS, LENGTH_KEYS, LEVELS
 from configs.leaves import coerce, nearest, settings_of
 from configs.load import load_config
 from configs.schema import Config
@@ -80,6 +80,11 @@ def read_suite(argv: Sequence[str], known_cells: Sequence[str]) -> Suite:
     for label in labels:
         if labels.count(label) > 1:
             raise ConfigError(f"{label} is asked for twice")
+    if "sweep_seeds" in chosen and not rates:
+        raise ConfigError(f"{chosen['sweep_seeds'].origin}: sweep_seeds is of a sweep; it needs learning_rates=RATE,RATE")
+    if len(rates) == 1:
+        raise ConfigError(f"{chosen['learning_rates'].origin}: a sweep needs two rates or more; for one write "
+                          f"agent.learning_rate={chosen['learning_rates'].text}")  # fmt: skip
     if rates and any("agent.learning_rate" in task.settings for task in tasks):
         raise ConfigError(f"{chosen['learning_rates'].origin}: learning_rates asks for a sweep, "
                           f"but agent.learning_rate is set; take one of them out")  # fmt: skip
@@ -218,7 +223,11 @@ def _tasks(name: str, section: Leaves, settings: dict[str, str], lengths: Leaf |
         raise ConfigError(f"{asked.origin}: {env} has no length; what has: {', '.join(LENGTH_KEYS)}")
     if asked and f"env.{key}" in settings:
         raise ConfigError(f"{asked.origin}: lengths contradicts env.{key}={settings[f'env.{key}']}; take one of them out")
-    choices = [f"{name}-{level}" for level in _split(section.get("levels"))]
+    levels = section.get("levels")
+    for level in _split(levels):
+        if level not in LEVELS:
+            raise ConfigError(f"{levels.origin}: {env} has no level {show(level)}{nearest(level, LEVELS)}")
+    choices = [f"{name}-{level}" for level in _split(levels)]
     values = _numbers(asked, int)
     if lengths:
         pairs = [(choice, value) for choice in choices or [name] for value in values]

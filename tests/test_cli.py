@@ -85,7 +85,13 @@ def refused(tmp_path, monkeypatch, capsys):
     (["agent=pppo"], ["unknown agent", "did you mean ppo?"]),
     (["smoek"], ["did you mean smoke?"]), (["mine.yaml"], ["no such config file"]),
     (["agent.minibatches=3"], ["does not divide train.num_envs=32", "nearest"]),
-    (["agent.burn_in=128"], ["at most 127"]),
+    (["agent.burn_in=128"], ["at most 127"]), (["agent.entropy_cost=1e300"], ["out of range", "to 1000000000"]),
+    (["agent.actor_lag=1000", "train.steps=1e6"], ["agent.actor_lag=1000", "all of the 245 updates", "at most 244"]),
+    (["aux=reconstruct", "aux.pretrain_updates=245", "train.steps=1e6"], ["aux.pretrain_updates=245", "at most 244"]),
+    (["agent.rho_bar=2", "agent.correct_off_policy=false"], ["does nothing without agent.correct_off_policy=true"]),
+    (["aux.cost=1"], ["aux.cost does not exist for aux=none, only for aux=reconstruct or predict"]),
+    (["cell=Gru"], ["did you mean gru?"]), (["full"], ["choose from"]), (["./full"], ["full is a folder"]),
+    (["cell=nru", "cell.memory_size=1e6"], ["out of memory", "expected smaller sizes", "cell."]),
     (["cell=rmc", "cell.path=fused"], ["cell.path=fused", "cell=rmc", "expected cell.path=auto"]),
     (["cell=lstm", "cell.path=scan"], ["cell.path=scan", "cell=lstm", "expected cell.path=auto"]),
     (["aux=reconstruct", "env.corridor_length=5"], ["aux.segment=8", "at most 7"]),
@@ -97,11 +103,13 @@ def refused(tmp_path, monkeypatch, capsys):
     (["env=tmaze_bakker", "env.step_limit=3"], ["step_limit", "51"]),
     (["cell=memoryless", "cell.bias=1"], ["takes no bias", "janet"]),
     (["cell=lstm", "cell.reset_form=before"], ["takes no reset_form", "gru"]),
+    (["train.cuda_graphs=true", "device=cpu"], ["train.cuda_graphs", "device=cpu"]),
     (["agent.optimizer=rmsprop", "agent.weight_decay=0.1"], ["weight_decay", "adam"]),
     (["--resume"], ["--resume needs one RUN"]), (["--resume", "a", "--resume", "b"], ["--resume needs one RUN"]),
     (["--resume", "nowhere"], ["no such run folder: nowhere"]), (["--resum", "x"], ["--resum", "--resume RUN"]),
     (["--seed", "3"], ["unknown option --seed"]), (["seed=1", "seed=2"], ["given twice"]),
-    (["run_dir=file/run"], ["cannot make the run folder file/run"]), (["run_dir=full"], ["full is not empty"]),
+    (["run_dir=file/run"], ["cannot make the run folder file/run"]),
+    (["run_dir=full"], ["full is not empty; give another folder\n"]),
     (["run_dir=/proc/nothing/here"], ["cannot make the run folder"]),
 ])  # fmt: skip
 def test_train_refuses(tokens, words, refused, tmp_path):
@@ -144,6 +152,16 @@ def test_help_lists_every_key(capsys):
 def test_help_may_be_cut_off():
     done = subprocess.run(f"{sys.executable} {ROOT / 'train_agent.py'} --help | head -n 1", shell=True, capture_output=True)
     assert done.stdout.startswith(b"Train an agent") and not done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+def test_output_that_cannot_be_written(run, tmp_path):
+    """A closed pipe, a full disk: one line."""
+    evaluate = f"{sys.executable} {ROOT / 'evaluate_agent.py'} {run} --json"
+    full, closed = "standard output or a file: No space left on device", "standard output: Broken pipe"
+    for where, why in (("> /dev/full", full), ("| true", closed)):
+        done = subprocess.run(["bash", "-c", f"set -o pipefail; {evaluate} {where}"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (1, f"error: cannot write to {why}\n")
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
@@ -215,7 +233,7 @@ def test_parts_that_are_gone(script, run, refused, tmp_path):
     (run / "config.yaml").unlink()
     refused(*call(script, run), "is not a run folder", "config.yaml")
     refused(*call(script, tmp_path / "nowhere"), "no such run folder")
-    refused(*call(script, run / "metrics.jsonl"), "no such run folder")
+    refused(*call(script, run / "metrics.jsonl"), "is not a run folder (it is a file)")
 
 
 def test_no_checkpoint_to_evaluate(run, refused):
@@ -373,6 +391,8 @@ def test_interrupted_in_the_last_evaluation(tmp_path, monkeypatch, capsys):
     (["RUN", "cell=gru"], ["contradicts cell=ur-lstm"]), (["RUN", "train.steps=5"], ["train.steps cannot change"]),
     (["RUN", "--episodes", "3", "evaluate.episodes=4"], ["given twice"]),
     (["RUN", "--lengths", "5", "env.corridor_length=4"], ["given twice"]),
+    (["RUN", "--lengths", "5,0"], ["env.corridor_length='0'", "from 1"]),
+    (["RUN", "env.cue_visible=true"], ["env.cue_visible: what the agent sees", "vector 3", "vector 2 in training"]),
 ])  # fmt: skip
 def test_evaluate_refuses(arguments, words, run, refused):
     refused(evaluate_agent.main, [run if a == "RUN" else a for a in arguments], *words)

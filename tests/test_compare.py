@@ -296,6 +296,8 @@ def test_what_was_made_with_other_settings_is_refused(suite, tmp_path, capsys):
 @pytest.mark.parametrize("tokens, words", [
     (["cells=lstn"], ["did you mean lstm?"]), (["cells=um-lstm", "cell.chunk=3"], ["chunk"]),
     (["cell.chunk=2"], ["takes no chunk", "um-lstm"]), (["train.evaluate_every=0"], ["train.evaluate_every above 0"]),
+    (["agent.budget_cost=1"], ["agent.budget_cost", "time gate"]), (["train.cuda_graphs=true", "device=cpu"], ["cuda_graphs"]),
+    (["aux=predict", "aux.segment=60"], ["aux.segment=60", "at most"]),
     (["agent.minibatches=3"], ["does not divide"]), (["out=/proc/nothing"], ["cannot make the folder /proc/nothing"]),
     (["solved=0.95", "train.stop_at_success=0.5"], ["stops runs before solved=0.95"]),
     (["jobs=0", "out=nowhere"], ["nowhere is no comparison's folder", "jobs=0 needs one"]),

@@ -317,7 +317,7 @@ def test_a_film_that_cannot_be_made_is_told_and_the_training_stands(run, monkeyp
         (["--max-steps", "0"], "--max-steps"),
         (["--ot", "x"], "--ot"),
         (["env.corridor_lenght=4"], "corridor_length"),
-        (["env.cue_visible=true"], "does not fit"),
+        (["env.cue_visible=true"], "what the agent sees is vector 3"),
         (["cell.hidden_size=4"], "cannot change here"),
     ],
 )

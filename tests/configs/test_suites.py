@@ -130,6 +130,8 @@ def test_a_sweep_has_seeds_of_its_own(suite):
     (["envs=tmaze_pasive"], ["unknown env", "did you mean tmaze_passive?"]),
     (["envs=tmaze_passive-hrd"], ["no level 'hrd'", "did you mean hard?"]),
     (["envs=tmaze_passive,tmaze_passive-easy", "lengths=5"], []),
+    (["sweep_seeds=2"], ["sweep_seeds", "needs learning_rates"]),
+    (["learning_rates=1e-3"], ["two rates or more", "agent.learning_rate=1e-3"]),
     (["lengths=5,x"], ["no list of integers"]), (["lengths=0"], ["env.corridor_length='0'", "from 1"]),
     (["lengths=5", "env.corridor_length=5"], ["lengths contradicts env.corridor_length=5"]),
     (["envs=discounting_chain", "lengths=5"], ["discounting_chain has no length"]),
@@ -140,7 +142,7 @@ def test_a_sweep_has_seeds_of_its_own(suite):
     (["train.step=5"], ["did you mean train.steps?"]), (["agent=pppo"], ["did you mean ppo?"]),
     (["seeds=1", "seeds=2"], ["seeds is given twice"]), (["seeds"], ["not key=value"]),
     (["learning_rates=1e-3,fast"], ["no list of numbers"]), (["learning_rates=1e-3,nan"], ["no list of numbers"]),
-    (["learning_rates=1e-3", "agent.learning_rate=1"], ["agent.learning_rate is set"]),
+    (["learning_rates=1e-3,1e-2", "agent.learning_rate=1"], ["agent.learning_rate is set"]),
 ])  # fmt: skip
 def test_slips_on_the_command_line(suite, tokens, words):
     def read():
@@ -161,7 +163,8 @@ def test_slips_on_the_command_line(suite, tokens, words):
     ("cells: lstm, gru", "cells: [lstm, gru]", ["line 3", "is a list"]), ("cells: lstm, gru", "", ["needs cells and envs"]),
     ("tmaze_bakker:", "tmaze_baker:", ["did you mean tmaze_bakker?"]), ("tmaze_bakker:", "tmaze_bakker: 5", ["is a section"]),
     ("lengths: 4, 5", "length: 4, 5", ["unknown key 'length'", "did you mean lengths?"]),
-    ("easy, medium", "easy, hrad", ["no level 'hrad'", "did you mean hard?"]), ("easy, medium", "easy, easy", ["different"]),
+    ("easy, medium", "easy, hrad", ["line 11: tmaze_active has no level 'hrad'", "did you mean hard?"]),
+    ("easy, medium", "easy, easy", ["different"]),
     ("settings: {train.steps", "settings: {train.step", ["did you mean train.steps?"]),
     ("settings: {train.steps", "settings: {seed: 3, train.steps", ["write seeds="]), ("seeds: 2", "seeds: 2.5", ["integer"]),
     ("seeds: 2", "jobs: 2", ["unknown key 'jobs'"]), ("settings: {", "settings: !!python/object {", ["tag"]),
