@@ -143,7 +143,7 @@ def test_slips_are_one_line(tokens, words, tmp_path, monkeypatch, capsys):
 def test_more_slips(run, capsys):
     for main, tokens, word in (
         (evaluate_agent.main, ["--lengths", "3,4"], "env=gymnasium has no length to vary"),
-        (evaluate_agent.main, ["env.id=CartPole-v1"], "does not fit this run's config"),
+        (evaluate_agent.main, ["env.id=CartPole-v1"], "env.id: what the agent may do is 2"),
         (record_video.main, ["env.id=gym_cases:Faulty-v0"], "no render mode rgb_array"),
     ):
         assert main([str(run), *tokens]) == 2
