@@ -1,5 +1,6 @@
 """Where the auxiliary losses look, how far their gradient goes, and that they teach the state something."""
 
+import dataclasses
 import math
 
 import pytest
@@ -17,6 +18,7 @@ from agents.rollout import collect, start
 from agents.trainer import transitions
 from configs.load import load_config
 from envs import ENVS, make
+from envs.env import Step
 from memory_cells import VARIANTS, make_core
 
 TARGET = make_target("vector", (2,), None)
@@ -109,6 +111,35 @@ def test_clocks_are_no_part_of_what_is_asked():
     assert flat_state(stack, stack.initial_state(B)).shape == (B, 4 * 16)
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("kind", ["reconstruct", "predict"])
+def test_the_loss_by_hand(kind, layers):
+    """Row j + 1 is guessed from the held state and rows 0 .. j, one after the other, never from itself."""
+    auxiliary = Auxiliary(make_agent(), TARGET, settings(kind, decoder_layers=layers)).double()
+    torch.manual_seed(1)
+    L, held = 5, torch.randn(B, 16, dtype=torch.float64)
+    span = Step(obs=torch.randn(L, B, 2, dtype=torch.float64), action=torch.randint(0, 2, (L, B)),
+                reward=torch.randn(L, B, dtype=torch.float64), discount=torch.ones(L, B), first=torch.zeros(L, B).bool())
+    same = torch.arange(B) % 3 > 0
+    total = {"row": [], "action": []}
+    for b in same.nonzero().flatten().tolist():
+        h, c = auxiliary.start(held[b]).tanh().chunk(2)
+        upper = torch.zeros(layers - 1, 16, dtype=torch.float64)
+        state = torch.cat([h[None], upper]), torch.cat([c[None], upper])
+        for j in range(L - 1):
+            # the action that led to row j, or of a prediction, which may know what is done, that leads to row j + 1
+            action = span.action[j + (kind == "predict"), b]
+            x = torch.tensor([*span.obs[j, b], action == 0, action == 1, span.reward[j, b]], dtype=torch.float64)
+            y, state = auxiliary.decoder(x[None], state)
+            guess = auxiliary.readout(y[0])
+            total["row"].append((guess[:2] - span.obs[j + 1, b]).square().mean() + (guess[2] - span.reward[j + 1, b]) ** 2)
+            if kind == "reconstruct":
+                total["action"].append(-guess[3:].log_softmax(0)[span.action[j + 1, b]])
+    expected = sum(torch.stack(terms).mean() for terms in total.values() if terms)
+    found, _ = auxiliary._decode(held, span, same, 6)
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("kind, away", [("reconstruct", (5, 4, 3, 2, 1)), ("predict", (1, 2, 3, 4, 5))])
 def test_errors_are_logged_by_how_far_they_are_from_the_anchor(kind, away):
     auxiliary = Auxiliary(make_agent(), TARGET, settings(kind))
@@ -120,11 +151,33 @@ def test_errors_are_logged_by_how_far_they_are_from_the_anchor(kind, away):
     assert not found
 
 
-def learner_with(kind, **changes):
+def learner_with(kind, learner=SETTINGS, **changes):
     agent = make_agent()
     auxiliary = Auxiliary(agent, TARGET, settings(kind, **changes))
     modules = torch.nn.ModuleDict({"agent": agent, "auxiliary": auxiliary})
-    return Learner(agent, agent, make_optimizer(modules, "adam", 3e-3, 0.9, 0.999, 1e-5, 0.0), SETTINGS, 0, auxiliary)
+    return Learner(agent, agent, make_optimizer(modules, "adam", 3e-3, 0.9, 0.999, 1e-5, 0.0), learner, 0, auxiliary)
+
+
+def test_the_weight_counts_and_the_decoder_is_clipped_and_trained_with_the_rest():
+    def gradient(**changes):
+        learner = learner_with("reconstruct", dataclasses.replace(SETTINGS, max_grad_norm=0.0), segment=2, anchors=9,
+                               **changes)  # fmt: skip
+        rollout, _ = rollout_of(learner.actor)
+        learner.gradients(rollout, transitions(rollout, False))
+        return torch.cat([p.grad.flatten() for p in learner.modules.parameters() if p.grad is not None])
+
+    none, once, thrice = (gradient(cost=cost) for cost in (0.0, 1.0, 3.0))
+    torch.testing.assert_close(thrice - none, 3 * (once - none), rtol=1e-4, atol=1e-6)
+    assert (once - none).norm() > 0.1
+    learner = learner_with("reconstruct", dataclasses.replace(SETTINGS, max_grad_norm=1e-3), segment=3, anchors=9)
+    before = [p.detach().clone() for p in learner.auxiliary.parameters()]
+    seen = spy(learner.auxiliary)
+    rollout, _ = rollout_of(learner.actor)
+    learner.update(rollout, transitions(rollout, False))
+    assert len(seen) == 9
+    assert torch.stack([p.grad.norm() for p in learner.modules.parameters()]).norm().item() == pytest.approx(1e-3, rel=1e-4)
+    assert all(p.grad.norm() > 0 and not torch.equal(p, old)
+               for p, old in zip(learner.auxiliary.parameters(), before, strict=True))  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["reconstruct", "predict"])
