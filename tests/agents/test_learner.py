@@ -160,6 +160,35 @@ def test_burn_in_warms_the_state_without_learning():
     assert not torch.allclose(zero.logits[0], full.logits[0])
 
 
+@pytest.mark.parametrize("name", ["zoneout-lstm", "g2-lstm", "noisy-lstm"])
+def test_burn_in_replays_the_noise_of_its_rows(name):
+    agent = make_agent(make_core(name, 8, 8))
+    rollout, _ = rollout_of(agent)
+    assert not rollout.rows.first[2:4].any()  # or what the burn-in leaves behind would not matter
+    _, _, log = make_learner(agent, burn_in=3).losses(rollout, transitions(rollout, False))
+    assert log["ratio_error"] < 1e-5
+
+
+def test_the_replay_is_judged_by_the_first_minibatch_alone():
+    learner = make_learner(make_agent(), reuse=4, minibatches=2)
+    rollout, _ = rollout_of(learner.actor)
+    assert learner.update(rollout, transitions(rollout, False))["ratio_error"] < 1e-5
+    assert learner.losses(rollout, transitions(rollout, False))[2]["ratio_error"] > 1e-3  # since then it has learned
+
+
+@pytest.mark.parametrize("name, weight, most", [("indrnn", "weight_h", 2.0), ("ffm", "a", 0.0)])
+def test_after_a_step_the_core_is_back_in_its_set(name, weight, most):
+    core = make_core(name, 8, 8, horizon=20)
+    learner = make_learner(make_agent(core))
+    rollout, _ = rollout_of(learner.actor)
+    bounded = [p for n, p in core.named_parameters() if n.split(".")[-1] == weight]
+    for p in bounded:
+        torch.nn.init.constant_(p, 9.0)
+    learner.gradients(rollout, transitions(rollout, False))
+    learner.descend(torch.tensor(1.0))
+    assert bounded and all((p < most).all() for p in bounded)
+
+
 @pytest.mark.parametrize("lag", [1, 3])
 def test_the_actor_is_exactly_lag_updates_behind(lag):
     agent = make_agent()

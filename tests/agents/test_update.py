@@ -19,7 +19,8 @@ def off_policy(agent, length=T):
     """A rollout whose behaviour policy is another than the agent's, in float64."""
     rollout, _ = rollout_of(agent, length=length)
     logits = rollout.logits + torch.randn(rollout.logits.shape, generator=torch.Generator().manual_seed(5))
-    rows = rollout.rows._replace(obs=rollout.rows.obs.double(), discount=rollout.rows.discount.double())
+    obs = torch.randint(0, 2, rollout.rows.obs.shape, generator=torch.Generator().manual_seed(6))  # some rare, some frequent
+    rows = rollout.rows._replace(obs=obs.double(), discount=rollout.rows.discount.double())
     state = tuple(s.double() for s in rollout.state)
     return rollout._replace(rows=rows, reward=rollout.reward.double() / 3, logits=logits.double(), state=state)
 
@@ -139,6 +140,14 @@ def test_the_agent_sees_rewards_as_they_are_whatever_is_learned_from():
     for _ in range(3):
         assert trainer.iterate()["ratio_error"] < 1e-5
     assert trainer.scale.moments[0] > 1
+
+
+def test_what_is_told_of_an_episode_are_its_rewards_as_they_are():
+    one, other = (trainer_of(make_agent(), CountingEnv(B), normalise_reward=normalise) for normalise in (True, False))
+    (scaled, *_), (plain, *_) = one.roll(one.carry), other.roll(other.carry)
+    assert torch.equal(scaled.rows.action, plain.rows.action) and not torch.equal(scaled.reward, plain.reward)
+    told, expected = one.tracker.state_dict(), other.tracker.state_dict()
+    assert all(torch.equal(told[name], expected[name]) for name in expected) and expected["running"].any()
 
 
 def test_the_entropy_cost_follows_its_schedule():
