@@ -275,7 +275,8 @@ def report_line(report: dict[str, Any]) -> str:
     known = [] if best is None else [f"optimum {best:g}"]
     known += [] if chance is None else [f"chance success {chance:.0%}"]
     known += [] if report["greedy"].get("score") is None else ["score 0 without the ability under test, 1 at the optimum"]
-    return f"{report['episodes']} episodes: {'; '.join(parts)}" + (f" ({', '.join(known)})" if known else "")
+    many = f"{report['episodes']} episode{'s' if report['episodes'] > 1 else ''}"
+    return f"{many}: {'; '.join(parts)}" + (f" ({', '.join(known)})" if known else "")
 
 
 def _seen(env: Stream) -> str:

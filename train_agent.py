@@ -42,6 +42,7 @@ RESUMABLE = ("device", "train.checkpoint_every", "train.keep_checkpoints", "trai
 
 def parse(argv: list[str]) -> tuple[Config, tuple[Path, str] | None]:
     """The config, and if a run is to be resumed its folder and checkpoint. Raises ConfigError, RunError."""
+    argv = [part for token in argv for part in (token.split("=", 1) if token.startswith("--resume=") else [token])]
     options = [token for token in argv if token.startswith("-")]
     if not options:
         return load_config(argv, build.KNOWN_CELLS), None
@@ -79,6 +80,8 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> i
         note_resumption(run_dir, argv)
     with Interrupt() as interrupt:
         finished = session.run(interrupt)
+        if finished:
+            print(f"the final evaluation: {config.evaluate.episodes:,} greedy and as many sampled episodes", flush=True)
         try:
             with interrupt.bounded(session.last_words):
                 report = build.evaluate_agent(config, trainer.learner.agent, device, interrupt) if finished else None

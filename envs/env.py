@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ class Spec:
 
     def score(self, mean_return: float) -> float | None:
         """(return - r0) / (r_star - r0): 0 without the ability under test, 1 at the optimum. None where undefined."""
-        if self.r0 is None or self.r_star is None or self.r_star == self.r0:
+        if self.r0 is None or self.r_star is None or math.isclose(self.r_star, self.r0, rel_tol=1e-9, abs_tol=1e-9):
             return None
         return (mean_return - self.r0) / (self.r_star - self.r0)
 
