@@ -41,7 +41,7 @@ trains by `env=gymnasium env.id=...`. This page is made by
     python benchmarks/env_table.py --write docs/envs.md
 
 - **m**: rows from the last sight of what is needed to the row of the decision; **c**: how many steps a return must span to
-  tell the best action from worse ones. The two dials.
+  tell the best action from worse ones, along the optimal policy for which that is least. The two dials.
 - **oracle**: the best mean return (undiscounted) with the hidden state known; **R\\***: the best with memory; **R0 memory**:
   the best without memory, in brackets for a policy that sees its last action and reward too (`agent.see_last_action`,
   `agent.see_last_reward`) where that differs, "?" where it is not known; **R0 credit**: the best of a learner that assigns no

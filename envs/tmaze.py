@@ -109,9 +109,9 @@ class TMaze(Corridor):
                              action mode -0.75 (L + o) / L + P(success)
       least return           -(L + o)/L (penalised from t = o + 1), which is below -1 in the active task
       max_rows = T + 1, chance = 0.5 (best success rate of the memoryless, whatever the penalties)
-    Cue-visible twin: m = 0, R* = 1, c = 1 (active "schedule": 2, for a turn into the wrong arm one step early; active
-    "action" with o > L: not given). In the active "action" twin a memoryless agent gets about 1 - 1/L: it cannot count
-    the spare steps, and turning early costs one penalty. Its success rate is 1 all the same.
+    Cue-visible twin: m = 0, R* = 1, c = 1 (active "action" with o > L: not given). In the active "action" twin a memoryless
+    agent gets about 1 - 1/L: it cannot count the spare steps, and turning early costs one penalty. Its success rate is 1 all
+    the same.
 
     Args:
         corridor_length: L >= 1, moves from the start to the junction.
@@ -166,8 +166,8 @@ class TMaze(Corridor):
         twin, credit = self.cue_visible, 1
         if active and not twin:
             credit = self.episode_length
-        elif active:
-            credit = 2 if self.penalty_mode == "schedule" else 1 if o <= L else None
+        elif self.penalty_mode == "action" and o > L:
+            credit = None  # not known
         return Spec(
             memory_length=0 if twin else L + o,
             credit_length=credit,

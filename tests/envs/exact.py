@@ -2,11 +2,57 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from functools import cache
 
 import numpy as np
 import torch
+
+
+class Episode:
+    """An episode in plain Python with `step(action) -> (reward, terminated, truncated)`. Two that stand equal (`key`) and show
+    the same (`obs`) are one state."""
+
+    def identity(self) -> tuple:
+        return self.key(), self.obs
+
+    def __eq__(self, other) -> bool:
+        return self.identity() == other.identity()
+
+    def __lt__(self, other) -> bool:
+        return self.identity() < other.identity()
+
+    def __hash__(self) -> int:
+        return hash(self.identity())
+
+
+class Episodes:
+    """A twin, as in `slow_twins.py`, whose states are episodes; it starts as any of those given, equally likely.
+
+    cue: the goal is seen too.
+    """
+
+    actions = 4
+
+    def __init__(self, starts, cue: bool = False) -> None:
+        self.first, self.cue = tuple(starts), cue
+
+    def starts(self):
+        return equally(self.first)
+
+    def after(self, s, action):
+        after = copy.copy(s)
+        reward, terminated, truncated = after.step(action)
+        return [(1.0, after, reward, terminated or truncated)]
+
+    def see(self, s):
+        return s.obs + ((s.goal,) if self.cue else ())
+
+
+def equally(states) -> tuple:
+    """The belief that each of these is as likely as the others."""
+    return tuple(sorted((1 / len(states), s) for s in states))
 
 
 class Memoryless:
@@ -52,6 +98,10 @@ class Memoryless:
     def uniform(self) -> float:
         shape = (1, len(self.contexts), self.actions)
         return self.value(torch.full(shape, 1 / self.actions, dtype=torch.float64)).item()
+
+    def all_deterministic(self) -> torch.Tensor:
+        choice = torch.cartesian_prod(*[torch.arange(self.actions)] * len(self.contexts)).reshape(-1, len(self.contexts))
+        return torch.nn.functional.one_hot(choice, self.actions).double()
 
     def search(self, starts: int = 16, steps: int = 80, seed: int = 0) -> float:
         """Best value found: gradient ascent on stochastic policies, then coordinate ascent on deterministic ones. The latter

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from exact import Episode
+
 MOVES = [(-1, 0), (1, 0), (0, -1), (0, 1)]  # north, south, west, east
 FLOOR, WALL, AGENT = (204, 204, 204), (25, 25, 25), (228, 148, 109)
 KEY, DOOR, APPLE, LAMP = (159, 81, 44), (134, 206, 235), (140, 178, 0), (255, 255, 255)
@@ -30,7 +32,7 @@ DOORWAY = (1, 5)
 PLACES = sorted((r, c) for r, c in ORCHARD if (r + c) % 2 == 0 and (r, c) != (5, 5))  # where apples may be
 
 
-class Episode:
+class ThreePhases(Episode):
     """lengths: of the three phases; apples: {place: first row on which the apple is there}."""
 
     first_floor = ROOMS
@@ -80,7 +82,7 @@ class Episode:
         return (self.t, self.place, tuple(self.apples.items()), *self.fields())
 
 
-class Match(Episode):
+class Match(ThreePhases):
     """sign: the wall that shows the colour; colours: of the objects from the left; goal: the right one's number."""
 
     def __init__(self, *args, sign, colours, goal, **kwargs):
@@ -113,7 +115,7 @@ class Passive(Match):
     first_floor = CAGE
 
 
-class KeyDoor(Episode):
+class KeyDoor(ThreePhases):
     last_floor = HALL
     last_start = (3, 5)
 

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from published_tmaze import Histories, Published, PublishedBakker, Tabular
+from exact import Episodes, Memoryless, Optimal
+from published_tmaze import Published, PublishedBakker
 
 import envs
 
@@ -139,22 +140,20 @@ def ours(case, **kwargs):
 
 @pytest.mark.parametrize("case", [*SMALL, *BAKKER])
 def test_optimal_values_over_histories(case):
-    spec, h = ours(case).spec, Histories()
-    groups = {}
-    for sim in published(case):
-        groups.setdefault(sim.obs, []).append(sim)
-    assert np.mean([max(h.q(tuple(g))) for g in groups.values()]) == pytest.approx(spec.r_star)
-    assert np.mean([max(h.q((sim,))) for sim in published(case)]) == pytest.approx(spec.r_oracle)
-    discounted = Histories(gamma=0.99 if len(case) == 2 else 1.0)
-    assert max(discounted.credit_length(tuple(g)) for g in groups.values()) == spec.credit_length
+    spec, exact = ours(case).spec, Optimal(Episodes(published(case)))
+    assert exact.star() == pytest.approx(spec.r_star)
+    assert exact.oracle() == pytest.approx(spec.r_oracle)
+    gamma = 0.99 if len(case) == 2 else 1.0
+    assert Optimal(Episodes(published(case)), gamma).credit_length() == spec.credit_length
     twin = ours(case, cue_visible=True).spec
     if twin.credit_length is not None:
-        assert max(discounted.credit_length((sim,)) for sim in published(case)) == twin.credit_length
+        assert Optimal(Episodes(published(case), cue=True), gamma).credit_length() == twin.credit_length
 
 
 @pytest.mark.parametrize("case", [*SMALL, *BAKKER])
 def test_the_oracle_is_optimal_from_every_state(case):
-    env, h = ours(case), Histories()
+    env, twin = ours(case), Episodes(published(case))
+    exact = Optimal(twin)
     layer = published(case)
     while layer:
         state = envs.TMazeState(
@@ -164,10 +163,10 @@ def test_the_oracle_is_optimal_from_every_state(case):
             torch.tensor([sim.oracle_visited for sim in layer]),
         )
         for sim, action in zip(layer, env.oracle(state).tolist(), strict=True):
-            q = h.q((sim,))
+            q = exact.full(sim)
             assert q[action] == pytest.approx(max(q)), (sim.key(), q)
-        following = (b for sim in layer for action in range(4) for _, (b,) in h.branches((sim,), action)[1])
-        layer = list({sim.key(): sim for sim in following}.values())
+        steps = [twin.after(sim, action)[0] for sim in layer for action in range(4)]
+        layer = sorted({sim for _, sim, _, over in steps if not over})
 
 
 @pytest.mark.parametrize("case", [*SMALL, *BAKKER])
@@ -175,7 +174,7 @@ def test_no_memoryless_policy_beats_r0(case):
     """Certificates: all deterministic policies, thousands of stochastic ones, and ascent from many starts, evaluated
     exactly; for agents that see the observation, and those that see the last action and reward too."""
     spec = ours(case).spec
-    plain, last = Tabular(published(case), last=False), Tabular(published(case), last=True)
+    plain, last = (Memoryless(Episodes(published(case)), last) for last in (False, True))
     # Where an agent has to wait without counting, the optimum is stochastic and the figure that of a simple family.
     slack = 3e-4 if case[-1] == "action" and case[1] > 0 else 0.0
     deterministic = plain.value(plain.all_deterministic()).max().item()
@@ -192,7 +191,7 @@ def test_the_search_finds_the_optimum_where_the_cue_is_visible(case):
     """The certificate's search is strong enough, and the twin needs no memory (but for the waiting at the junction that
     "action" mode asks of an active agent which skips the oracle)."""
     twin = ours(case, cue_visible=True)
-    found = Tabular(published(case), last=False, cue=True).search(starts=24, steps=60, seed=3)
+    found = Memoryless(Episodes(published(case), cue=True), last=False).search(starts=24, steps=60, seed=3)
     if len(case) == 3 and case[1] > 0 and case[2] == "action":
         assert 1 - 1 / case[0] - 1e-9 <= found <= 1
     else:
@@ -202,7 +201,7 @@ def test_the_search_finds_the_optimum_where_the_cue_is_visible(case):
 
 @pytest.mark.parametrize("case", [*SMALL, *BAKKER, (12, 0, "schedule"), (12, 3, "action"), (8, 40)])
 def test_random_return_is_exact(case):
-    assert ours(case).spec.r_random == pytest.approx(Tabular(published(case), last=False).uniform(), abs=1e-12)
+    assert ours(case).spec.r_random == pytest.approx(Memoryless(Episodes(published(case)), last=False).uniform(), abs=1e-12)
 
 
 @pytest.mark.parametrize(("L", "o", "mode"), ENUMERATED)

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from published_tmaze import Histories
+from exact import Episodes, Optimal, equally
 from slow_tvt import BLUE, CHOICE, GREEN, HALL, OBJECTS, RED, ROOMS, KeyDoor, Match, Passive, block, ring
 from test_tvt import COLOURS, NAMES, every, make, place
 from tvt_policies import EAST, NORTH, WEST, ByLastAction, choose_seeing, fetch, in_sight, neighbour, visible
@@ -232,10 +232,10 @@ def worlds(kind, lengths, start, colour=None, **fixed):
 def test_credit_and_memory_of_the_choice():
     """c: from phase 3's start, the right colour known, with a discount. m: an outer object is seen on its row 3 at the
     soonest; there the best policy can turn by the colour, for good."""
-    histories = Histories(gamma=0.99)
     start = worlds(Passive, (1, 0, 9), (2, 5), RED, sign=(1, 4))
-    (belief,) = [b for _, b in histories.branches(start, NORTH)[1]]
-    assert histories.credit_length(belief) == make("passive_match", 1).spec.credit_length == 5
+    exact = Optimal(Episodes(start), gamma=0.99)
+    (belief,) = [b for _, b in exact.branches(equally(start), NORTH)[1]]
+    assert exact.credit(belief) == make("passive_match", 1).spec.credit_length == 5
     for walk in itertools.product(range(4), repeat=2):
         (sim, *_) = worlds(Passive, (1, 0, 9), (2, 5), RED, sign=(1, 4))
         for action in (NORTH, *walk):
@@ -246,8 +246,8 @@ def test_credit_and_memory_of_the_choice():
         sims = worlds(Passive, (1, 0, 9), (2, 5), colour, sign=(1, 4))
         for action, sim in itertools.product((NORTH, NORTH, NORTH, WEST), sims):
             sim.step(action)
-        (belief,) = [(sim,) for sim in sims if sim.colours == (RED, GREEN, BLUE)]
-        q = histories.q(belief)
+        (sim,) = [sim for sim in sims if sim.colours == (RED, GREEN, BLUE)]
+        q = exact.full(sim)
         best[colour] = {a for a in range(4) if q[a] > max(q) - 1e-9}
     assert WEST in best[RED] - best[GREEN] - best[BLUE] and EAST in best[BLUE] & best[GREEN] - best[RED]
     for D in (0, 7):
@@ -259,17 +259,17 @@ def test_credit_and_memory_of_the_choice():
 def test_credit_length_of_the_last_chance(D):
     """Next to the key on phase 1's last step; and where one step shows the colour on phase 1's last row."""
     key = (KeyDoor((1, D, 2), (3, 5), key_at=(2, 5)),)
-    assert Histories(0.99).credit_length(key) == make("key_to_door", 1, (8, D, 2)).spec.credit_length == D + 3
+    assert Optimal(Episodes(key), 0.99).credit_length() == make("key_to_door", 1, (8, D, 2)).spec.credit_length == D + 3
 
 
 @pytest.mark.parametrize("D", [0, 1])
 def test_credit_length_of_the_last_look(D):
-    histories = Histories(0.99)
     look = worlds(Match, (2, D, 9), (4, 4), sign=(1, 2))
     assert len({sim.obs for sim in look}) == 1  # not yet in sight
-    q = histories.q(look)
+    exact, look = Optimal(Episodes(look), 0.99), equally(look)
+    q = exact.q(look)
     assert q[NORTH] > max(q[1:]) + 0.1
     n = 1
-    while any(histories.n_step(look, NORTH, n) <= histories.n_step(look, a, n) + 1e-9 for a in (1, 2, 3)):
+    while any(exact.n_step(look, NORTH, n) <= exact.n_step(look, a, n) + 1e-9 for a in (1, 2, 3)):
         n += 1
     assert n == make("active_match", 1, (10, D, 9)).spec.credit_length == D + 9
