@@ -42,6 +42,8 @@ def test_requested_folder(tmp_path, monkeypatch):
     assert create_run_dir(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b"
     assert create_run_dir(tmp_path / "a" / "b").is_dir()  # empty: fine
     (tmp_path / "a" / "b" / "x").write_text("mine")
+    assert "--resume" not in refused(create_run_dir, tmp_path / "a" / "b", match="not empty")  # it is no run
+    (tmp_path / "a" / "b" / "config.yaml").touch()
     assert "--resume" in refused(create_run_dir, tmp_path / "a" / "b", match="not empty")
     refused(create_run_dir, tmp_path / "a" / "b" / "x", match="cannot make")
     refused(create_run_dir, "/proc/nothing/x", match="cannot make")
