@@ -91,8 +91,7 @@ def shoot(agent: Agent, env: Stream, pairs: int, generator: torch.Generator | No
     if env.num_envs < 2 * pairs:
         raise FilmError(f"{pairs} pairs of episodes need {2 * pairs} environments, got {env.num_envs}")
     row, chosen = _choose(env, pairs)
-    devices = [env.device] if env.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), evaluating(agent):
+    with torch.no_grad(), evaluating(agent):
         episodes = _play(agent, env, row, chosen, generator, max_steps)
     return list(zip(episodes[:pairs], episodes[pairs:], strict=True))
 

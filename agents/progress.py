@@ -49,10 +49,6 @@ class Screen:
         else:
             self._print(self._last_line())
 
-    def message(self, text: str) -> None:
-        """Print a line above the display."""
-        self._print(text)
-
     def _picture(self) -> Text:
         raise NotImplementedError
 
@@ -82,6 +78,7 @@ class Screen:
         return not self._broken
 
     def _print(self, text: str) -> None:
+        """A line, above the picture if there is one."""
         text = text if self._unicode else text.encode("ascii", "replace").decode()
         if self._live is not None:
             self._guarded(lambda: self._console.print(Text(text)))

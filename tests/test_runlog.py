@@ -184,7 +184,7 @@ def test_plain_lines():
     with Progress(1000, stream, interval=0) as display:
         display.update(100, METRICS)
         time.sleep(0.01)
-        display.message("saved")
+        display._print("saved")
         display.update(500, {"success": float("nan")})
         display.update(700)
     lines = stream.getvalue().splitlines()
@@ -233,7 +233,7 @@ def ten_updates(stream) -> None:
         for step in range(0, 1001, 100):
             display.update(step, {**METRICS, "success": step / 1000})
             display._drawn = -math.inf
-        display.message("saved é ✓")
+        display._print("saved é ✓")
 
 
 @pytest.mark.parametrize("columns", [40, 5, 1, 200])
@@ -269,7 +269,7 @@ def test_a_broken_stream_does_not_stop_training():
     with Progress(1000, stream, interval=0) as display:
         for step in range(3):
             display.update(step, METRICS)
-        display.message("x")
+        display._print("x")
     with pytest.raises(BrokenPipeError):
         stream.close()
     closed = io.StringIO()
