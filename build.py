@@ -172,12 +172,13 @@ def make_trainer(config: Config, device: torch.device) -> Trainer:
         raise ConfigError(str(error)) from error
 
 
-def check_run(config: Config) -> tuple[torch.nn.Module, Spec]:
-    """The core and the environment's spec of a run, made as the run would make them but with as few environments as its
-    minibatches allow. Raises ConfigError for whatever keeps it from starting."""
+def check_run(config: Config) -> None:
+    """Raises ConfigError for whatever keeps a run from starting: makes all of it, with as few environments as its minibatches
+    allow."""
     few = dataclasses.replace(config.train, num_envs=config.agent.minibatches, stagger_episodes=False)
-    trainer = make_trainer(dataclasses.replace(config, train=few), set_up_torch(config))
-    return trainer.learner.agent.core, trainer.env.spec
+    env = make_trainer(dataclasses.replace(config, train=few), set_up_torch(config)).env
+    if hasattr(env, "close"):  # one with workers
+        env.close()
 
 
 def _fits_an_episode(aux: DecoderConfig, length: int, max_rows: int | None) -> None:
@@ -279,6 +280,16 @@ def report_line(report: dict[str, Any]) -> str:
     return f"{many}: {'; '.join(parts)}" + (f" ({', '.join(known)})" if known else "")
 
 
+def _made_for(trained: Config, device: torch.device) -> Stream | None:
+    """The environment of a run; None where it is not to be had here and only its observations would be compared."""
+    try:
+        return make_env(trained, 1, device, seed=0)
+    except ConfigError:
+        if "horizon" in VARIANTS[trained.cell.name].options:
+            raise
+        return None
+
+
 def _seen(env: Stream) -> str:
     """What an agent of `env` is made for."""
     values = f" of {'/'.join(map(str, env.obs_values))} codes" if env.obs_values else ""
@@ -286,17 +297,16 @@ def _seen(env: Stream) -> str:
 
 
 def load_agent(run_dir: Path, config: Config, env: Stream, which: str = "latest") -> tuple[Agent, dict[str, int]]:
-    """The agent of a run's checkpoint and where it stood. Raises CheckpointError."""
+    """The agent of a run's checkpoint and where it stood. Raises CheckpointError; ConfigError where `env` is not for it."""
     tensors, meta, folder = checkpoint.load(run_dir, which)
     trained = from_resolved(run_dir, (), KNOWN_CELLS)
-    max_rows = None
-    if trained.env != config.env:
-        own = make_env(trained, 1, env.device, seed=0)
-        max_rows = own.spec.max_rows  # what the cell's horizon was taken from
-        for what, was, now in (("sees", _seen(own), _seen(env)), ("may do", own.num_actions, env.num_actions)):
-            if was != now:
-                raise ConfigError(f"{', '.join(diff_configs(trained, config))}: what the agent {what} is {now} with that, and "
-                                  f"was {was} in training; expected settings of its environment that keep it")  # fmt: skip
+    own = env if trained.env == config.env else _made_for(trained, env.device)
+    for what, was, now in (("sees", _seen(own), _seen(env)), ("may do", own.num_actions, env.num_actions)) if own else ():
+        if was != now:
+            changed = ", ".join(key for key in diff_configs(trained, config) if key.startswith("env."))
+            raise ConfigError(f"{changed}: what the agent {what} is {now} with that, and was {was} in training; expected "
+                              f"settings of its environment that keep it")  # fmt: skip
+    max_rows = own and own.spec.max_rows  # which the cell's horizon was taken from
     agent = make_agent(config, env, max_rows)
     try:
         state = checkpoint.unflatten(tensors, meta["trainer"])

@@ -70,12 +70,18 @@ class Comparison:
         self.tasks = [self._matched(task) for task in suite.tasks]
         self.known: dict[tuple[str, str], tuple[int, Spec]] = {}  # (cell, task) -> the core's parameters, the spec
         for run in self.one_each():
-            core, spec = build.check_run(run.config)
-            _steps_suffice(run, spec)
+            env = build.make_env(run.config, 1, "cpu", seed=0)
+            _steps_suffice(run, env.spec)
             _solving_can_be_seen(run, suite.options.solved)
             learner = run.config.agent
-            spec = spec.seeing_last(learner.see_last_action or learner.see_last_reward)
-            self.known[run.cell, run.task.label] = count_parameters(core), spec
+            spec = env.spec.seeing_last(learner.see_last_action or learner.see_last_reward)
+            self.known[run.cell, run.task.label] = count_parameters(build.make_agent(run.config, env).core), spec
+            made = not suite.learning_rates and all(done(r.folder) for r in self._plan(run.cell, run.task, None))
+            if self.workers and not made:
+                try:
+                    build.check_run(run.config)
+                except ConfigError as error:
+                    raise ConfigError(f"{run.cell} on {run.task.label}: {error}") from error
         self.series = series({run.task.env: run.config.env for run in self.one_each()})
         self.check(self.sweep() if suite.learning_rates else self.runs())
 

@@ -97,7 +97,7 @@ def run(argv: list[str]) -> int:
         raise ConfigError(f"--lengths: env={env.name} has no length to vary")
     settings = {n: [*tokens, f"env.{env.length_key}={n}"] for n in options.lengths}
     for given in settings.values():  # a wrong one is told of before any is evaluated
-        build.run_config(run_dir, given, CHANGEABLE)
+        build.make_env(build.run_config(run_dir, given, CHANGEABLE), 1, "cpu", seed=0)
     reports = {}
     for length, given in settings.items():
         reports[length] = evaluate(run_dir, which, given)

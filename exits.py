@@ -7,7 +7,8 @@ import errno
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -19,21 +20,23 @@ from configs.errors import ConfigError, one_line
 from envs.group import EnvError
 
 
-def exit_status(work: Callable[[], int], interrupted: str = "interrupted", lost: str = "") -> int:
+def exit_status(work: Callable[[], int], interrupted: str = "interrupted", begun: Sequence[Path] = ()) -> int:
     """What `work` returns, or 2 for a mistake of the caller's, 1 for what went wrong while it ran, 130 for Ctrl-C.
 
-    interrupted: the line that Ctrl-C leaves behind. lost: what is to be said of a run that was broken off.
+    interrupted: the line that Ctrl-C leaves behind. begun: where `work` puts the folder of the run that it has begun.
     """
+    kept = lambda: f"; what was saved is intact, go on with: --resume {quoted(begun[0])}" if begun else ""  # noqa: E731
     try:
         status = work()
-        sys.stdout.flush()  # here, where a reader that has gone away or a full disk can be told of
+        if sys.stdout:
+            sys.stdout.flush()  # here, where a reader that has gone away or a full disk can be told of
         return status
     except (ConfigError, RunError, CheckpointError, FilmError) as error:
         return _say(2, error)
     except NonFiniteError as error:
         return _say(1, f"{error}; training stopped before the step, the last checkpoint is intact")
     except EnvError as error:
-        return _say(1 if lost else 2, f"{error}{lost}")
+        return _say(1 if begun else 2, f"{error}{kept()}")
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
@@ -45,12 +48,12 @@ def exit_status(work: Callable[[], int], interrupted: str = "interrupted", lost:
         except OSError:  # or Python complains once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         where = error.filename or ("standard output" if error.errno == errno.EPIPE else "standard output or a file")
-        return _say(1, f"cannot write to {where}: {error.strerror}{lost}")
+        return _say(1, f"cannot write to {where}: {error.strerror}{kept()}")
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        return _say(2, f"out of memory ({one_line(error, 150) or 'no more to be had'}); expected smaller sizes of "
-                       f"train.num_envs, evaluate.num_envs, train.unroll_length, cell.*, agent.* or env.*")  # fmt: skip
+        told = one_line(error, 150) or "no more to be had"
+        return _say(1 if begun else 2, f"out of memory ({told}); expected smaller sizes{kept()}")
 
 
 def quoted(path: object) -> str:

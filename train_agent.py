@@ -46,7 +46,7 @@ def parse(argv: list[str]) -> tuple[Config, tuple[Path, str] | None]:
     options = [token for token in argv if token.startswith("-")]
     if not options:
         return load_config(argv, build.KNOWN_CELLS), None
-    if options != ["--resume"] or argv.index("--resume") + 1 >= len(argv):
+    if options != ["--resume"] or not "".join(argv[argv.index("--resume") + 1 :][:1]):
         wrong = next((o for o in options if o != "--resume"), None)
         told = f"unknown option {wrong}; the options are --resume RUN and --help" if wrong else "--resume needs one RUN"
         raise ConfigError(told)
@@ -55,8 +55,8 @@ def parse(argv: list[str]) -> tuple[Config, tuple[Path, str] | None]:
     return build.run_config(run_dir, tokens, RESUMABLE), (run_dir, which)
 
 
-def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> int:
-    """Trains, evaluates, and returns the exit status."""
+def train(config: Config, resume: tuple[Path, str] | None, argv: list[str], begun: list[Path]) -> int:
+    """Trains, evaluates, and returns the exit status. `begun` gets the run's folder once there is something to go on with."""
     device = build.set_up_torch(config)
     trainer = build.make_trainer(config, device)  # before the folder: a bad combination must leave nothing behind
     if resume:
@@ -64,6 +64,7 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str]) -> i
     else:
         run_dir = create_run_dir(config.run_dir, name=f"{config.env.name}-{config.cell.name}-s{config.seed}")
         write_run_files(run_dir, to_yaml(config), argv, trainer.env.exact)
+    begun.append(run_dir)
     t = config.train
     session = Session(run_dir, trainer, log_every=t.log_every, checkpoint_every=t.checkpoint_every,
                       keep=t.keep_checkpoints, evaluate_every=t.evaluate_every,
@@ -136,8 +137,9 @@ def main(argv: list[str]) -> int:
         cells = textwrap.fill("cells: " + " ".join(build.KNOWN_CELLS), 120, subsequent_indent="  ", break_on_hyphens=False)
         show_help(f"{__doc__.strip()}\n\n{cells}\n\n{describe(build.KNOWN_CELLS)}")
         return 0
-    return exit_status(lambda: train(*parse(argv), argv), "interrupted; a run that has begun goes on with --resume RUN",
-                       "; what was saved before is intact, --resume RUN goes on from there")
+    begun: list[Path] = []
+    return exit_status(lambda: train(*parse(argv), argv, begun), "interrupted; a run that has begun goes on with --resume RUN",
+                       begun)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from configs.schema import AgentConfig, Config, DecoderConfig
 
 #: a setting of the agent, and the setting without which it does nothing
 NEEDS = (("ppo_clip", "policy_loss", "ppo"), ("rho_bar", "returns", "vtrace"), ("c_bar", "returns", "vtrace"),
-         ("rho_bar", "correct_off_policy", True), ("c_bar", "correct_off_policy", True), ("adam_beta1", "optimizer", "adam"),
-         ("start_state", "full_episode", False), ("advantage_floor", "normalise_advantage", "scale"))  # fmt: skip
+         ("adam_beta1", "optimizer", "adam"), ("start_state", "full_episode", False),
+         ("advantage_floor", "normalise_advantage", "scale"))  # fmt: skip
 
 
 def check_combinations(config: Config) -> None:
@@ -29,12 +29,6 @@ def check_combinations(config: Config) -> None:
         near = min(divisors, key=lambda d: abs(d - agent.minibatches))
         raise ConfigError(f"agent.minibatches={agent.minibatches} does not divide train.num_envs={train.num_envs}; "
                           f"nearest that does: {near}")
-    updates = -(-train.steps // (train.num_envs * length))  # as many as are sure to come
-    pretrained = config.aux.pretrain_updates if isinstance(config.aux, DecoderConfig) else 0
-    for key, value in (("agent.actor_lag", agent.actor_lag), ("aux.pretrain_updates", pretrained)):
-        if value >= updates > 1 and not agent.full_episode:
-            raise ConfigError(f"{key}={value} lasts for all of the {updates} updates that train.steps={train.steps} make; "
-                              f"expected at most {updates - 1}")
     if agent.full_episode:
         for key, value, off in (("bptt_length", agent.bptt_length, None), ("burn_in", agent.burn_in, 0)):
             if value != off:
@@ -58,6 +52,21 @@ def check_combinations(config: Config) -> None:
     if agent.returns == "gae" and agent.policy_loss == "pg" and agent.correct_off_policy and off_policy:
         raise ConfigError(f"agent.returns=gae does not correct for off-policy data ({off_policy}); expected "
                           f"agent.returns=vtrace, agent.policy_loss=ppo, or agent.correct_off_policy=false")
+
+
+def check_new(config: Config) -> None:
+    """Raise ConfigError for what would do nothing in a run that is yet to be made; one that was made can still be read."""
+    agent, train = config.agent, config.train
+    for key in ("rho_bar", "c_bar"):
+        if getattr(agent, key) > 1 and not agent.correct_off_policy:
+            raise ConfigError(f"agent.{key}={getattr(agent, key)} does nothing with agent.correct_off_policy=false, where all "
+                              f"ratios are 1; expected at most 1")
+    most = -(-2 * train.steps // (train.num_envs * train.unroll_length))  # updates; every second row may be no step
+    pretrained = config.aux.pretrain_updates if isinstance(config.aux, DecoderConfig) else 0
+    for key, value in (("agent.actor_lag", agent.actor_lag), ("aux.pretrain_updates", pretrained)):
+        if value >= most > 1 and not agent.full_episode:
+            raise ConfigError(f"{key}={value} lasts for the whole run: train.steps={train.steps} are at most {most} updates; "
+                              f"expected far fewer")
 
 
 def _check_unused(agent: AgentConfig) -> None:

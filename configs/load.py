@@ -28,7 +28,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.checks import check_combinations
+from configs.checks import check_combinations, check_new
 from configs.errors import ConfigError, show
 from configs.groups import AGENTS, AUXILIARIES, CONFIG_ROOT, DEFAULT_GROUPS, ENVS, LEVELS, WITHOUT_FILES
 from configs.leaves import Setting, closest, coerce, nearest, settings_of
@@ -59,7 +59,9 @@ def load_config(argv_tokens: Sequence[str], known_cells: Sequence[str]) -> Confi
     env, dash, level = chosen["env"][0].partition("-")
     chosen["env"] = (env, chosen["env"][1])
     group_leaves = _group_leaves(chosen, known_cells, level if dash else None)
-    return _assemble(chosen, known_cells, [*group_leaves, *leaves, *leaf_tokens])
+    config = _assemble(chosen, known_cells, [*group_leaves, *leaves, *leaf_tokens])
+    check_new(config)
+    return config
 
 
 def from_resolved(path: str | Path, tokens: Sequence[str] = (), known_cells: Sequence[str] | None = None) -> Config:
@@ -246,7 +248,7 @@ def _unknown(leaf: Leaf, settings: dict[str, Setting], sections: set[str], name:
     if leaf.key in sections:
         keys = [k for k in settings if k.startswith(leaf.key + ".")]
         return ConfigError(f"{leaf.origin}: {leaf.key} is a section; set one of its keys, such as {keys[0]}=VALUE")
-    for group, tables in (("env", ENVS), ("aux", AUXILIARIES), ("agent", AGENTS)):
+    for group, tables in (("env", ENVS), ("aux", AUXILIARIES)):
         owners = [choice for choice, table in tables.items() if rest in {f.name for f in fields(table)}]
         if head == group and owners:
             return ConfigError(f"{leaf.origin}: {leaf.key} does not exist for {group}={name[group]}, only for "

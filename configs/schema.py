@@ -37,7 +37,7 @@ class CellConfig:
     layers: int | None = leaf(None, "equal layers, each reading the one below; null: 1 (indrnn, stacked-lstm 2; dilated-* 4)",
                               min=1, max=64)
     horizon: float | None = leaf(None, "T_max of the chrono initialisation, unit of the g-LSTM's time gate, env steps; others "
-                                          "need none; null: the episode's length", min=2, max=10**9)
+                                          "need none; null: the episode's length", min=2, max=1e30)
     bias: float | None = leaf(None, "forget-gate bias of cells with constant initialisation", min=-100, max=100)
     refine_bias: str | None = leaf(None, "refine gate's bias: minus the keep-bias or zero; null: zero unless that is uniform",
                                       choices=("neg", "zero"))
@@ -88,19 +88,19 @@ class AgentConfig:
     adam_beta2: float = leaf(0.999, "decay of the squared gradient (Adam's beta2, RMSprop's alpha)",
                              min=0, max=0.999999)
     optimizer_eps: float = leaf(1e-5, "added to the root of the squared gradient", min=1e-12, max=1)
-    max_grad_norm: float = leaf(0.5, "clip the gradient's norm; 0: off", min=0, max=10**9)
-    weight_decay: float = leaf(0.0, "decoupled weight decay", min=0, max=10**9)
+    max_grad_norm: float = leaf(0.5, "clip the gradient's norm; 0: off", min=0, max=1e30)
+    weight_decay: float = leaf(0.0, "decoupled weight decay", min=0, max=1e30)
     # returns and losses
     gamma: float = leaf(0.99, "discount", min=0, max=1)
     trace_lambda: float = leaf(0.95, "lambda of GAE and of the V-trace traces", min=0, max=1)
     returns: str = leaf("vtrace", "which target and advantage", choices=("vtrace", "gae"))
     policy_loss: str = leaf("pg", "policy gradient, or PPO's clipped surrogate", choices=("pg", "ppo"))
     ppo_clip: float = leaf(0.2, "PPO: half width of the ratio's clip", min=1e-6, max=10)
-    rho_bar: float = leaf(1.0, "V-trace: clip of the importance ratio in delta", min=1e-6, max=10**9)
-    c_bar: float = leaf(1.0, "V-trace: clip of the importance ratio in the trace", min=0, max=10**9)
+    rho_bar: float = leaf(1.0, "V-trace: clip of the importance ratio in delta", min=1e-6, max=1e30)
+    c_bar: float = leaf(1.0, "V-trace: clip of the importance ratio in the trace", min=0, max=1e30)
     correct_off_policy: bool = leaf(True, "false: ratios of 1 whatever the data (uncorrected A2C)")
-    value_cost: float = leaf(0.5, "weight of the value loss", min=0, max=10**9)
-    entropy_cost: float = leaf(0.01, "weight of the exploration term at the start", min=0, max=10**9)
+    value_cost: float = leaf(0.5, "weight of the value loss", min=0, max=1e30)
+    entropy_cost: float = leaf(0.01, "weight of the exploration term at the start", min=0, max=1e30)
     entropy_cost_end_fraction: float = leaf(1.0, "that weight at train.steps, as a fraction of the first; linear",
                                             min=0, max=1)
     exploration: str = leaf("uniform_kl", "what the exploration term is: the entropy, or -KL(uniform || policy)",
@@ -108,12 +108,12 @@ class AgentConfig:
     exploration_mean: str = leaf("rows", "the exploration term is a mean over rows, or over the distinct observations of a "
                                          "minibatch (first rows apart), so that a rare one counts as much as a frequent one",
                                  choices=("rows", "observations"))
-    logit_cost: float = leaf(0.0, "weight of the squared logits", min=0, max=10**9)
-    budget_cost: float = leaf(0.0, "time gates: weight of the units' mean openness (computational budget)", min=0, max=10**9)
+    logit_cost: float = leaf(0.0, "weight of the squared logits", min=0, max=1e30)
+    budget_cost: float = leaf(0.0, "time gates: weight of the units' mean openness (computational budget)", min=0, max=1e30)
     normalise_advantage: str = leaf("scale", "std: centre and divide by the deviation; scale: divide only",
                                     choices=("none", "std", "scale"))
     advantage_floor: float = leaf(0.05, "scale: advantages are divided by their root mean square, but by no less than this",
-                                  min=1e-8, max=10**9)
+                                  min=1e-8, max=1e30)
     normalise_reward: bool = leaf(False, "divide rewards by the running deviation of the return")
     # data
     reuse: int = leaf(4, "passes over each rollout", min=1, max=1000)
@@ -143,7 +143,7 @@ class DecoderConfig(AuxConfig):
     """Trinh et al. (2018): reconstruct past rows, or predict coming ones, from the state at an anchor row."""
 
     name: str = leaf("reconstruct", "chosen by aux=NAME")
-    cost: float = leaf(0.1, "weight of the loss", min=0, max=10**9)
+    cost: float = leaf(0.1, "weight of the loss", min=0, max=1e30)
     anchors: int = leaf(1, "anchor rows per minibatch", min=1, max=1024)
     segment: int = leaf(8, "rows that are reconstructed or predicted from an anchor", min=2, max=100_000)
     truncation: int = leaf(64, "steps that the gradient goes back from an anchor", min=1)
@@ -178,7 +178,7 @@ class TrainConfig:
 class EvaluateConfig:
     """The evaluation inside training and of `evaluate_agent.py`."""
 
-    episodes: int = leaf(1000, "exact number of episodes", min=1, max=10**9)
+    episodes: int = leaf(1000, "exact number of episodes", min=1, max=1e30)
     num_envs: int = leaf(256, "environments side by side", min=1, max=1_048_576)
     seed: int = leaf(12345, "seed of the evaluation's own generators", min=0, max=2**32 - 1)
 

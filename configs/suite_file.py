@@ -82,9 +82,10 @@ def read_suite(argv: Sequence[str], known_cells: Sequence[str]) -> Suite:
             raise ConfigError(f"{label} is asked for twice")
     if "sweep_seeds" in chosen and not rates:
         raise ConfigError(f"{chosen['sweep_seeds'].origin}: sweep_seeds is of a sweep; it needs learning_rates=RATE,RATE")
-    if len(rates) == 1:
-        raise ConfigError(f"{chosen['learning_rates'].origin}: a sweep needs two rates or more; for one write "
-                          f"agent.learning_rate={chosen['learning_rates'].text}")  # fmt: skip
+    if rates and (len(rates) == 1 or len(set(rates)) < len(rates)):
+        asked = chosen["learning_rates"]
+        raise ConfigError(f"{asked.origin}: learning_rates={asked.text} is no sweep: it takes two rates or more, each "
+                          f"once (for one write agent.learning_rate)")  # fmt: skip
     if rates and any("agent.learning_rate" in task.settings for task in tasks):
         raise ConfigError(f"{chosen['learning_rates'].origin}: learning_rates asks for a sweep, "
                           f"but agent.learning_rate is set; take one of them out")  # fmt: skip

@@ -161,5 +161,5 @@ def test_an_environment_that_fails_ends_the_run_with_a_line(how, told, tmp_path,
     tokens = ["env.id=gym_cases:Faulty-v0", "train.stagger_episodes=false", f"run_dir={run}"]
     assert train_agent.main([*TINY, *tokens, *how]) == 1
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and re.search(told, error) and "--resume RUN goes on" in error
+    assert error.count("\n") == 1 and re.search(told, error) and f"go on with: --resume {run}" in error
     assert load(run)[1]["trainer"]["update"] == 0

@@ -131,7 +131,7 @@ def test_a_sweep_has_seeds_of_its_own(suite):
     (["envs=tmaze_passive-hrd"], ["no level 'hrd'", "did you mean hard?"]),
     (["envs=tmaze_passive,tmaze_passive-easy", "lengths=5"], []),
     (["sweep_seeds=2"], ["sweep_seeds", "needs learning_rates"]),
-    (["learning_rates=1e-3"], ["two rates or more", "agent.learning_rate=1e-3"]),
+    (["learning_rates=1e-3,0.001"], ["each once"]), (["learning_rates=1e-3"], ["two rates or more", "agent.learning_rate"]),
     (["lengths=5,x"], ["no list of integers"]), (["lengths=0"], ["env.corridor_length='0'", "from 1"]),
     (["lengths=5", "env.corridor_length=5"], ["lengths contradicts env.corridor_length=5"]),
     (["envs=discounting_chain", "lengths=5"], ["discounting_chain has no length"]),

@@ -1,5 +1,7 @@
 """What is given wrongly, or seldom: arguments, seeds, limits, saved states, nothing to render."""
 
+import dataclasses
+
 import gymnasium
 import numpy as np
 import pytest
@@ -103,7 +105,8 @@ def test_where_nothing_need_be_kept_the_memory_length_is_zero(view):
 def test_what_a_score_of_zero_is():
     """Whichever ability leaves more without it."""
     spec = envs.make("active_match", 1, **ENVS["active_match"].tiny).spec
-    assert spec.r0_memory < spec.r0 == spec.r0_credit < spec.r_star
+    assert spec.r0_memory < spec.r0 == spec.r0_credit < spec.r_star and spec.score(spec.r_star) == 1
+    assert dataclasses.replace(spec, r_star=spec.r0 + 1e-12).score(3.0) is None  # rounding is nothing to be measured by
     assert envs.make("discounting_chain", 1).spec.chance == 0.2
     assert envs.make("active_match", 1, **ENVS["active_match"].tiny, cue_visible=True).spec.credit_length == 5
 

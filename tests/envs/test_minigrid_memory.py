@@ -119,6 +119,7 @@ def test_success_and_the_limit_may_come_together():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # some four minutes of a quiet core
 def test_a_million_steps():
     total, kinds = 0, set()
     for size in SIZES:
