@@ -178,7 +178,7 @@ class TrainConfig:
 class EvaluateConfig:
     """The evaluation inside training and of `evaluate_agent.py`."""
 
-    episodes: int = leaf(1000, "exact number of episodes", min=1, max=1e30)
+    episodes: int = leaf(1000, "exact number of episodes", min=1, max=10**9)
     num_envs: int = leaf(256, "environments side by side", min=1, max=1_048_576)
     seed: int = leaf(12345, "seed of the evaluation's own generators", min=0, max=2**32 - 1)
 
