@@ -206,8 +206,9 @@ class Tabular:
         return max(best, _ascend(bound, logits, steps)[0])
 
     def credit_length(self, gamma: float = 1.0) -> int:
-        """The smallest n such that the n-step return of the best action exceeds that of all worse ones, at every state
-        that the optimal policy of full information visits (the first of equally good actions)."""
+        """The smallest n such that the n-step return of the best action exceeds that of all worse ones, at every state that
+        an optimal policy of full information visits: the one of them that needs the least. After the action the first of
+        equally good ones are taken."""
         best: dict[int, Tensor] = {}
         gaps: dict[int, Tensor] = {}
 
@@ -216,23 +217,21 @@ class Tabular:
             return gamma * q.amax(-1)
 
         self._backward(choose)
-        visited = [torch.zeros(len(layer[0]), dtype=torch.bool) for layer in self.layers]
-        visited[0] |= self.start > 0
-        for k, (context, onward, _, _) in enumerate(self.layers[:-1]):
-            to = onward[torch.arange(len(context)), best[k]][visited[k]].flatten()
-            visited[k + 1][to[to >= 0]] = True
         after = [torch.zeros(len(layer[0]), dtype=torch.float64) for layer in self.layers]
         for n in itertools.count(1):
-            told, before = True, []
+            before, enough = [], torch.ones(1, dtype=torch.bool)  # the entry after the last state's: the episode is over
+            tells = []
             for k, (context, onward, reward, probability) in enumerate(self.layers):
                 coming = after[k + 1] if k + 1 < len(after) else reward.new_zeros(0)
                 padded = torch.cat((coming, coming.new_zeros(1)))
                 n_step = ((reward + gamma * padded[onward]) * probability).sum(-1)
-                chosen = n_step[torch.arange(len(context)), best[k]]
-                worse = (gaps[k] > 1e-9) & visited[k][:, None]
-                told &= bool((n_step < chosen[:, None] - 1e-9)[worse].all())
-                before.append(chosen)
-            if told:
+                before.append(n_step[torch.arange(len(context)), best[k]])
+                worse = n_step.masked_fill(gaps[k] <= 1e-9, -torch.inf).amax(-1, keepdim=True)
+                tells.append((gaps[k] <= 1e-9) & (n_step > worse + 1e-9))
+            for (_, onward, _, probability), told in zip(reversed(self.layers), reversed(tells), strict=True):
+                goes_on = (enough[onward] | (probability == 0)).all(-1)
+                enough = torch.cat(((told & goes_on).any(-1), torch.ones(1, dtype=torch.bool)))
+            if enough[:-1][self.start > 0].all():
                 return n
             after = before
         raise AssertionError
