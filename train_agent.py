@@ -81,6 +81,8 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str], begu
         note_resumption(run_dir, argv)
     with Interrupt() as interrupt:
         finished = session.run(interrupt)
+        if session.solved:
+            print(f"ended at step {trainer.step:,}: greedy success reached train.stop_at_success={t.stop_at_success:g}")
         if finished:
             print(f"the final evaluation: {config.evaluate.episodes:,} greedy and as many sampled episodes", flush=True)
         try:
@@ -93,8 +95,6 @@ def train(config: Config, resume: tuple[Path, str] | None, argv: list[str], begu
         where = f"at step {trainer.step:,}" if not finished else "in the final evaluation"
         print(f"stopped {where} and saved; go on with: python train_agent.py --resume {quoted(run_dir)}")
         return 128 + interrupt.signum
-    if session.solved:
-        print(f"ended at step {trainer.step:,}: greedy success reached train.stop_at_success={t.stop_at_success:g}")
     report |= {"step": trainer.step, "update": trainer.update}
     write_text(run_dir / "evaluation.json", json.dumps(report, indent=2) + "\n")
     session.close()  # until here no other process may write this run
