@@ -50,6 +50,11 @@ class Cell(nn.Module):
     def step(self, z: tuple[Tensor, ...], state: State) -> State:
         """One step: the entries of `z` are one row of `project`, then one of `draw`, each (B, .)."""
 
+    def input_map(self) -> tuple[Tensor, Tensor] | None:
+        """(weight (W, I), bias (W,)) if `project` is one linear map with them and no more, else None. The sequence function then
+        makes it where it needs it, step by step, which saves a pass through memory."""
+        return None
+
     def draw(self, length: int, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Noise for `length` rows, each (T, B, .), which `step` finds behind the entries of `project`.
 
@@ -101,6 +106,9 @@ class _Affine(Cell):
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return (F.linear(x, self.weight_x, self.bias),)
+
+    def input_map(self):
+        return (self.weight_x, self.bias) if type(self).project is _Affine.project else None
 
 
 class LSTM(_Affine):

@@ -80,12 +80,10 @@ class Stacked(Cell):
             new.append(layer.step((*layer.project(new[-1][0]), *entries), old))
         return self._joined(new)
 
-    def scan(self, z, first: Tensor, state: State) -> tuple[Tensor, State]:
-        (own, *noise), states = self._split_z(z), self._split(state)
-        y, new = run(self.layers[0], own, first, states[0])
-        ends = [new]
-        for layer, entries, old in zip(self.layers[1:], noise, states[1:], strict=True):
-            y, new = run(layer, (*layer.project(y), *entries), first, old)
+    def scan(self, x: Tensor, noise: tuple[Tensor, ...], first: Tensor, state: State) -> tuple[Tensor, State]:
+        each, y, ends = len(noise) // len(self.layers), x, []
+        for k, (layer, old) in enumerate(zip(self.layers, self._split(state), strict=True)):
+            y, new = run(layer, y, noise[k * each : (k + 1) * each], first, old)
             ends.append(new)
         return y, self._joined(ends)
 
@@ -133,6 +131,9 @@ class Dilated(Cell):
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.cell.project(x)
+
+    def input_map(self):
+        return self.cell.input_map()
 
     def draw(self, length: int, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         return self.cell.draw(length, batch, generator)

@@ -49,7 +49,8 @@ class LinearCell(Cell):
         a, b = self.recurrence(z)
         return self.readout(z, a * self.remembered(state) + b)
 
-    def scan(self, z, first: Tensor, state: State) -> tuple[Tensor, State]:
+    def scan(self, x: Tensor, noise: tuple[Tensor, ...], first: Tensor, state: State) -> tuple[Tensor, State]:
+        z = self.project(x) + noise
         a, b = self.recurrence(z)
         memory = linear_recurrence(a.expand_as(b), b, first, self.remembered(state))
         rows = self.readout(z, memory)

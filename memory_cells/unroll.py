@@ -6,6 +6,7 @@ go back to `cell.initial_state`. The plain Python loop is the definition; every 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -40,39 +41,40 @@ def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "a
     """
     if path not in PATHS:
         raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
-    z = core.project(x) + (core.draw(*first.shape) if noise is None else noise)
-    _check(z, first, state)
+    noise = core.draw(*first.shape) if noise is None else noise
+    _check((x, *noise), first, state)
     if record:
-        return _recorded(core, z, first, state, record)
-    return run(core, z, first, state, path)
+        return _recorded(core, core.project(x) + noise, first, state, record)
+    return run(core, x, noise, first, state, path)
 
 
-def _check(z: tuple[Tensor, ...], first: Tensor, state: State) -> None:
+def _check(rows: tuple[Tensor, ...], first: Tensor, state: State) -> None:
     """Raises ValueError where rows or environments do not match: the compiled path would read past a tensor's end."""
     T, B = first.shape
     if not T:
         raise ValueError("a sequence without rows")
     if first.dtype != torch.bool:
         raise ValueError(f"first must be bool, got {first.dtype}")
-    for name, part, wanted in (*(("x and noise", part, (T, B)) for part in z), *(("state", part, (B,)) for part in state)):
+    for name, part, wanted in (*(("x and noise", part, (T, B)) for part in rows), *(("state", part, (B,)) for part in state)):
         if part.shape[: len(wanted)] != wanted:
             raise ValueError(f"{name} of shape {tuple(part.shape)}, which must begin with {wanted}, as first has {(T, B)}")
 
 
-def run(core: Cell, z: tuple[Tensor, ...], first: Tensor, state: State, path: str = "auto") -> tuple[Tensor, State]:
-    """`unroll` of what `core.project` and `core.draw` gave."""
+def run(core: Cell, x: Tensor, noise: tuple[Tensor, ...], first: Tensor, state: State, path: str = "auto") -> tuple[Tensor, State]:
+    """`unroll` without its checks."""
+    z = functools.cache(lambda: core.project(x) + noise)
     if path == "loop" or (path == "auto" and first.shape[0] == 1):
-        return _loop(core, z, first, state)
+        return _loop(core, z(), first, state)
     if path == "scan" and not hasattr(core, "scan"):
         raise ValueError(f"{type(core).__name__} has no form for a whole sequence; take path 'auto'")
     if path == "scan" or (path == "auto" and hasattr(core, "scan")):
-        return core.scan(z, first, state)
+        return core.scan(x, noise, first, state)
     try:
-        return sequence.run(core, z, first, state, compiled=path != "eager")
+        return sequence.run(core, x, noise, z, first, state, compiled=path != "eager")
     except NotTraceable:
         if path != "auto":
             raise
-        return _loop(core, z, first, state)
+        return _loop(core, z(), first, state)
 
 
 def path_class(core: Cell) -> str:

@@ -59,6 +59,9 @@ class Wrapper(Cell):
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.inner.project(x)
 
+    def input_map(self):
+        return self.inner.input_map() if type(self).project is Wrapper.project else None
+
     def initial_state(self, batch: int) -> State:
         return self.inner.initial_state(batch)
 

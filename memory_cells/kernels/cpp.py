@@ -28,7 +28,7 @@ PRELUDE = r"""
 typedef REAL real;
 typedef void (*gemm_t)(const char*, const char*, const int*, const int*, const int*, const real*, const real*, const int*,
                        const real*, const int*, const real*, real*, const int*);
-typedef void (*multiply_t)(long, long, long, int, const real*, const real*, real*, bool);
+typedef void (*multiply_t)(long, long, long, const real*, const real*, real*, bool);
 // forced: in a large step (KAF gates) GCC leaves the exponential as a call, and the loop around it is no longer vectorised
 #define INLINE static inline __attribute__((always_inline))
 #if SINGLE
@@ -112,10 +112,10 @@ static inline void row_tile_t(const real* g, real* x, long n, long m, long count
         _Pragma("omp simd") for (long j = 0; j < m; ++j) x[j] += g[c * m + j];
 }
 static inline void product(gemm_t gemm, multiply_t multiply, bool forward, long rows, int K, int W, const real* w,
-                           const real* panels, int vectors, const real* x, real* y, bool add) {
+                           const real* panels, const real* x, real* y, bool add) {
     const real one = 1, beta = add ? 1 : 0;
     const int n = (int)rows;  // column-major view: forward y' = w x', backward x' = w' y'
-    if (multiply) multiply(rows, forward ? K : W, forward ? W : K, vectors, panels, x, y, add);
+    if (multiply) multiply(rows, forward ? K : W, forward ? W : K, panels, x, y, add);
     else if (forward) gemm("T", "N", &W, &n, &K, &one, w, &K, x, &K, &beta, y, &W);
     else gemm("N", "N", &K, &n, &W, &one, w, &K, x, &W, &beta, y, &K);
 }
@@ -207,13 +207,11 @@ class _Source:
             out(f"          {_name(s.buffer, s.offset)}[j] {'+=' if s.buffer[0] == 'dp' else '='} v{s.expr.id};")
         out("        }\n      }")
 
-    def product(self, k: int, forward: bool, x: str, y: str, add: bool) -> None:
-        """Rows of y (+)= x w' if `forward`, else x w, with the k-th weight w (W, K)."""
-        W, K = self.graph.linears[k].weight.shape
-        self.lines.append(
-            f"      product(gemm, multiply, {str(forward).lower()}, hi - lo, {K}, {W}, {self.pointer(('w', k))},"
-            f" {self.pointer(('P', k))}, {tiles.vectors(W if forward else K)}, {x}, {y}, {str(add).lower()});"
-        )
+    def product(self, k: int | str, shape: tuple[int, int], forward: bool, x: str, y: str, add: bool) -> str:
+        """Rows of y (+)= x w' if `forward`, else x w, with the weight w (W, K) called k."""
+        (W, K), (w, panels) = shape, (self.pointer((kind, k)) for kind in "wP")
+        return (f"product(gemm, multiply, {str(forward).lower()}, hi - lo, {K}, {W}, {w}, {panels}, {x}, {y},"
+                f" {str(add).lower()});")  # fmt: skip
 
     def row_step(self, item: RowStep) -> None:
         saved = self.row(item.saved) if item.saved and item.kind == "softmax_t" else "nullptr"
@@ -258,7 +256,7 @@ _REGION = """  #pragma omp parallel num_threads(threads) if (threads > 1)
     const long team = omp_get_num_threads(), id = omp_get_thread_num(), lo = B * id / team, hi = B * (id + 1) / team;"""
 
 
-def _forward(program: Program) -> tuple[str, list[Buffer]]:
+def _forward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
     src = _Source(program, set())
     out, graph = src.lines.append, src.graph
     for i, w in enumerate(graph.state_widths):
@@ -272,12 +270,17 @@ def _forward(program: Program) -> tuple[str, list[Buffer]]:
         m, L = graph.linears[item.k], src.pointer(("L", item.k))
         W, K = m.weight.shape
         x = src.pointer(program.inputs[item.k])
-        terms = ([] if m.addend is None else [f"{src.pointer(('z', m.addend))}[(t * B + b) * {W} + j]"]) + (
-            [] if m.bias is None else [f"{src.pointer(('b', item.k))}[j]"])  # fmt: skip
+        terms = [] if m.bias is None else [f"{src.pointer(('b', item.k))}[j]"]
+        mapped = inputs and m.addend == 0
+        if m.addend is not None:
+            terms.append(f"{src.pointer(('b', 'x'))}[j]" if mapped else f"{src.pointer(('z', m.addend))}[(t * B + b) * {W} + j]")
         if terms:
             out(f"      for (long b = lo; b < hi; ++b) _Pragma(\"omp simd\") for (long j = 0; j < {W}; ++j)"
                 f" {L}[(t * B + b) * {W} + j] = {' + '.join(terms)};")  # fmt: skip
-        src.product(item.k, True, f"{x} + (t * B + lo) * {K}", f"{L} + (t * B + lo) * {W}", bool(terms))
+        y = f"{L} + (t * B + lo) * {W}"
+        if mapped:
+            out("      " + src.product("x", (W, inputs), True, f"{src.pointer(('x', 0))} + (t * B + lo) * {inputs}", y, True))
+        out("      " + src.product(item.k, (W, K), True, f"{x} + (t * B + lo) * {K}", y, bool(terms)))
     w = graph.state_widths[0]
     out(f"      std::memcpy({src.pointer(('y', 0))} + (t * B + lo) * {w},"
         f" {src.pointer(('s', 0))} + ((t + 1) * B + lo) * {w}, (hi - lo) * {w} * sizeof(real));")  # fmt: skip
@@ -287,7 +290,7 @@ def _forward(program: Program) -> tuple[str, list[Buffer]]:
     return src.finish(head, ["    }", "  }", "}"]), src.names
 
 
-def _backward(program: Program) -> tuple[str, list[Buffer]]:
+def _backward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
     src = _Source(program, program.kept)
     out, graph = src.lines.append, src.graph
     states = range(len(graph.state_widths))
@@ -302,7 +305,12 @@ def _backward(program: Program) -> tuple[str, list[Buffer]]:
         W, K = graph.linears[item.k].weight.shape
         dL, target = src.pointer(("dL", item.k)), item.target
         y = f"n{target[1]}" if target[0] == "n" else src.pointer(target)
-        src.product(item.k, False, f"{dL} + (t * B + lo) * {W}", f"{y} + lo * {K}", item.adds)
+        out("      " + src.product(item.k, (W, K), False, f"{dL} + (t * B + lo) * {W}", f"{y} + lo * {K}", item.adds))
+    for k, m in enumerate(graph.linears):
+        if inputs and m.addend == 0:
+            W, dx = m.weight.shape[0], src.pointer(("dx", 0))
+            rows = f"{src.pointer(('dL', k))} + (t * B + lo) * {W}", f"{dx} + (t * B + lo) * {inputs}"
+            out(f"      if ({dx}) " + src.product("x", (W, inputs), False, *rows, False))
     for i in states:
         w, start = graph.state_widths[i], src.pointer(("di", i))
         out(f"      for (long b = lo; b < hi; ++b) if (first[t * B + b]) for (long j = 0; j < {w}; ++j)"
@@ -324,20 +332,21 @@ def _backward(program: Program) -> tuple[str, list[Buffer]]:
 
 
 class Kernel:
-    """The compiled pair. `forward` and `backward` take a dict of buffers, as `eager` does."""
+    """The compiled pair. `forward` and `backward` take a dict of buffers, as `eager` does. With `inputs` they make the map of
+    so many inputs to `z0` themselves: rows ("x", 0), weight ("w", "x"), bias ("b", "x"), and their gradient ("dx", 0) or None."""
 
-    def __init__(self, program: Program, dtype: torch.dtype):
+    def __init__(self, program: Program, dtype: torch.dtype, inputs: int = 0):
         single = dtype == torch.float32
         head = PRELUDE.replace("REAL", "float" if single else "double").replace("SINGLE", "1" if single else "0")
-        (text_f, self.names_f), (text_b, self.names_b) = _forward(program), _backward(program)
+        (text_f, self.names_f), (text_b, self.names_b) = _forward(program, inputs), _backward(program, inputs)
         self.gemm = ctypes.c_void_p(product_of_torch("sgemm_" if single else "dgemm_"))
-        self.multiply = tiles.function(compiled) if single else ctypes.c_void_p()
+        self.multiply, self.gradient = (tiles.functions(compiled) if single else None) or (None, None)
         library = compiled("\n".join([head, text_f, text_b]), OPTIMISE[dtype])
         self._forward, self._backward = library.forward_, library.backward_
 
     def _call(self, function, names, first, buffers, forward: bool):
         T, B = first.shape
-        multiply = self.multiply if T > 1 else ctypes.c_void_p()  # one row does not pay for laying the weights out
+        multiply = self.multiply if T > 1 else None  # one row does not pay for laying the weights out
         for k in [k for kind, k in names if kind == "P"]:
             w = buffers["w", k]
             buffers["P", k] = tiles.panels(w.t() if forward else w) if multiply else None
@@ -351,7 +360,7 @@ class Kernel:
             ctypes.c_int(threads),
             ctypes.c_void_p(first.data_ptr()),
             self.gemm,
-            multiply,
+            ctypes.cast(multiply, ctypes.c_void_p) if multiply else None,
             pointers,
         )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from memory_cells.kernels import compiler, cpp, eager
+from memory_cells.kernels import compiler, cpp, eager, tiles
 from memory_cells.kernels.graph import Graph, NotTraceable, RowMap, trace
 from memory_cells.kernels.program import Program, build
 
@@ -82,11 +82,23 @@ def program_of(cell, z: tuple[Tensor, ...], state: tuple[Tensor, ...]):
     return found
 
 
-def kernel_of(program: Program, key: tuple, dtype: torch.dtype) -> cpp.Kernel:
+def kernel_of(program: Program, key: tuple, dtype: torch.dtype, inputs: int = 0) -> cpp.Kernel:
     """Compiles, or finds what was compiled. Raises CompilerMissing."""
-    if (key, dtype) not in _kernels:
-        _kernels[key, dtype] = cpp.Kernel(program, dtype)
-    return _kernels[key, dtype]
+    if (key, dtype, inputs) not in _kernels:
+        _kernels[key, dtype, inputs] = cpp.Kernel(program, dtype, inputs)
+    return _kernels[key, dtype, inputs]
+
+
+def _inner_map(cell, x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The cell's map of its input, where a kernel can make it: it has the products for it, and torch would not refuse it."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or (found := cell.input_map()) is None:
+        return None
+    weight, bias = found
+    try:
+        fits = {weight.dtype, bias.dtype} == {x.dtype} and x.shape[-1] == weight.shape[1]
+        return found if fits and tiles.functions(compiler.compiled) else None
+    except compiler.CompilerMissing:
+        return None  # `run` will say so
 
 
 _told: set[str] = set()
@@ -98,21 +110,38 @@ def _say_once(text: str) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
-def run(cell, z, first, state, compiled: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`z` from cell.project (T, B, .), `first` (T, B) bool, `state` (B, .) -> outputs (T, B, H), state after row T.
+def run(cell, x, noise, project, first, state, compiled: bool = True) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`x` (T, B, I), `noise` of (T, B, .), `first` (T, B) bool, `state` (B, .) -> outputs (T, B, H), state after row T.
+    `project` gives what `cell.project` makes of x, and the noise; it is not called where a kernel makes the map itself.
 
     Raises NotTraceable where the step is not of the kind that `graph` knows.
     """
-    program, key, (params, weights, biases) = program_of(cell, z, state)
+    if mapped := _inner_map(cell, x) if compiled else None:
+        z = mapped[0].new_empty(()).expand(*first.shape, len(mapped[0])), *noise  # no memory: read for its shape
+        program, key, tensors = program_of(cell, z, state)
+        mapped = mapped if any(m.addend == 0 for m in program.graph.linears) else None
+    if mapped:
+        z = x, *noise
+    else:
+        z = project()
+        program, key, tensors = program_of(cell, z, state)
+    params, weights, biases = tensors
     kernel = None
-    if compiled and z[0].device.type == "cpu" and z[0].dtype in (torch.float32, torch.float64):
+    if compiled and x.device.type == "cpu" and z[0].dtype in (torch.float32, torch.float64):
         try:
-            kernel = kernel_of(program, key, z[0].dtype)
+            kernel = kernel_of(program, key, z[0].dtype, x.shape[-1] if mapped else 0)
         except compiler.CompilerMissing as reason:
             _say_once(f"{reason}: sequences run step by step in torch, two to five times slower on the CPU")
     initial = (i.to(s.dtype).expand_as(s) for i, s in zip(cell.initial_state(first.shape[1]), state, strict=True))
-    out = _Sequence.apply(program, kernel, first, *z, *state, *initial, *params, *weights, *biases)
+    out = _Sequence.apply(program, kernel, first, *(mapped or (None, None)), *z, *state, *initial, *params, *weights, *biases)
     return out[0], out[1:]
+
+
+def _by_map(kernel: cpp.Kernel | None, g: Tensor, inputs: list[Tensor], bias: bool) -> tuple[list[Tensor], Tensor | None]:
+    """Gradients of the maps of `inputs` (rows, N_i) whose sum has the gradient `g` (rows, M): by their weights and the bias."""
+    if kernel is not None and kernel.gradient:
+        return tiles.gradients(kernel.gradient, g, inputs)
+    return [g.t() @ x for x in inputs], g.sum(0) if bias else None
 
 
 def _empty(x: Tensor, *shape: int) -> Tensor:
@@ -138,12 +167,14 @@ class _Sequence(torch.autograd.Function):
         return groups, [next(biases) if m.bias is not None else None for m in graph.linears]
 
     @staticmethod
-    def forward(ctx, program: Program, kernel, first: Tensor, *tensors: Tensor):
+    def forward(ctx, program: Program, kernel, first: Tensor, weight_x: Tensor | None, bias_x: Tensor | None, *tensors: Tensor):
         graph, (T, B), first = program.graph, first.shape, first.contiguous()
         (z, state, initial, params, weights), biases = _Sequence._split(graph, tensors)
         like = z[0]
         b: dict = {("z", i): x for i, x in enumerate(z)} | {("p", j): x for j, x in enumerate(params)}
         b |= {("w", k): x for k, x in enumerate(weights)} | {("b", k): x for k, x in enumerate(biases) if x is not None}
+        if weight_x is not None:  # the first entry of z is what it is made of
+            b |= {("x", 0): b.pop(("z", 0)), ("w", "x"): weight_x.contiguous(), ("b", "x"): bias_x.contiguous()}
         for i, s in enumerate(state):
             b["s", i] = _empty(like, T + 1, *s.shape)
             b["s", i][0].copy_(s)
@@ -159,9 +190,9 @@ class _Sequence(torch.autograd.Function):
         else:
             kernel.forward(first, b | {("init", i): x for i, x in enumerate(initial)} | {("y", 0): y})
         fused = {m.addend for m in graph.linears}
-        needed = {name: x for name, x in b.items() if name[0] in "sLXR" or (name[0] == "z" and name[1] not in fused)}
+        needed = {name: x for name, x in b.items() if name[0] in "sLXRx" or (name[0] == "z" and name[1] not in fused)}
         ctx.program, ctx.kernel, ctx.names = program, kernel, list(needed)
-        ctx.save_for_backward(first, *params, *weights, *needed.values())
+        ctx.save_for_backward(first, weight_x, *params, *weights, *needed.values())
         ctx.set_materialize_grads(False)
         return y, *(b["s", i][T].clone() for i in range(len(state)))
 
@@ -169,7 +200,7 @@ class _Sequence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gy, *g_state):
         program, graph = ctx.program, ctx.program.graph
-        first, *rest = ctx.saved_tensors
+        first, weight_x, *rest = ctx.saved_tensors
         params, rest = rest[: len(graph.params)], rest[len(graph.params) :]
         weights, rest = [w.contiguous() for w in rest[: len(graph.linears)]], rest[len(graph.linears) :]
         (T, B), b = first.shape, dict(zip(ctx.names, rest, strict=True))
@@ -185,6 +216,8 @@ class _Sequence(torch.autograd.Function):
         for k, w in enumerate(weights):
             gradient(("dL", k), T, B, w.shape[0])
             gradient(("dX", k), B, w.shape[1])
+        if weight_x is not None:
+            b["w", "x"], b["dx", 0] = weight_x.contiguous(), torch.empty_like(b["x", 0]) if ctx.needs_input_grad[5] else None
         for i, width in enumerate(graph.z_widths):
             if i not in fused and ("dz", i) not in program.silent:
                 gradient(("dz", i), T, B, width)
@@ -207,14 +240,20 @@ class _Sequence(torch.autograd.Function):
             extra = {("G", i): x for i, x in enumerate(g)} | {("N", i): torch.empty_like(x) for i, x in enumerate(g)}
             ctx.kernel.backward(first, b | extra | {("di", i): x for i, x in enumerate(g_initial)} | {("gy", 0): gy})
         g_z = [b["dL", fused[i]] if i in fused else b.get(("dz", i)) for i in range(len(graph.z_widths))]
-        needed = ctx.needs_input_grad[3 + len(graph.z_widths) + 2 * len(graph.state_widths) :]
+        if weight_x is not None:
+            g_z[0] = b["dx", 0]
+        needed = ctx.needs_input_grad[5 + len(graph.z_widths) + 2 * len(graph.state_widths) :]
         g_params = [b["dp", j].sum(0) if needed[j] else None for j in range(len(params))]
-        g_weights, g_biases = [], []
+        g_weights, g_biases, g_map = [], [], (None, None)
         for k, m in enumerate(graph.linears):
             source = program.inputs[k]
             x = b[source][:T] if source[0] == "s" else b[source]
-            flat = b["dL", k].flatten(0, 1)
-            g_weights.append(flat.t() @ x.flatten(0, 1))
+            mapped = weight_x is not None and m.addend == 0
+            inputs = [x.flatten(0, 1) for x in ((x, b["x", 0]) if mapped else (x,))]
+            g_inputs, g_bias = _by_map(ctx.kernel, b["dL", k].flatten(0, 1), inputs, mapped or m.bias is not None)
+            g_weights.append(g_inputs[0])
+            if mapped:
+                g_map = g_inputs[1], g_bias
             if m.bias is not None:
-                g_biases.append(flat.sum(0))
-        return None, None, None, *g_z, *g, *g_initial, *g_params, *g_weights, *g_biases
+                g_biases.append(g_bias.clone() if mapped else g_bias)
+        return None, None, None, *g_map, *g_z, *g, *g_initial, *g_params, *g_weights, *g_biases

@@ -1,17 +1,20 @@
-"""Matrix products of few rows, for processors with AVX-512: the weight lies in panels, a tile of the result in registers.
+"""Matrix products for processors with AVX-512: a weight lies in panels, a tile of the result in registers.
 
 In a sequence every thread multiplies its few rows with the same weight T times. A general product reads that weight from
-memory as it lies, and with 8 rows gets to half of what the processor can do; here it is laid out once per sequence. Each
-number is a sum in the order of the inner dimension, whatever the number of rows, so a row's result does not depend on
-the rows beside it, on the batch's size, or on how threads share it.
+memory as it lies, and with 8 rows gets to half of what the processor can do; here it is laid out once per sequence. The
+gradient of a weight takes all rows at once, and what is multiplied with the same gradient shares its layout. Each number is
+a sum in the order of the inner dimension, whatever the number of rows, so a row's result does not depend on the rows
+beside it, on the batch's size, or on how threads share it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LANES = 16  # numbers in a vector
@@ -19,69 +22,165 @@ LANES = 16  # numbers in a vector
 SOURCE = r"""
 #ifdef __AVX512F__
 #include <immintrin.h>
-// y (M, N) (+)= x (M, in) times one panel (in, 16 V), of which the first `left` columns are there
-template <int M, int V>
-static void tile(long in, const float* panel, const float* x, float* y, long N, long left, bool add) {
-    __mmask16 there[V];
-    for (int v = 0; v < V; ++v) there[v] = left >= 16 * v + 16 ? 0xFFFF : left > 16 * v ? (1 << (left - 16 * v)) - 1 : 0;
-    __m512 sum[M][V];
+#include <cstdlib>
+#include <omp.h>
+// The next panel's vectors where `columns` are left: 3, or 2 where 3 would leave a single one behind.
+static inline int wide(long columns) {
+    const long vectors = (columns + 15) / 16;
+    return vectors == 4 ? 2 : vectors < 3 ? vectors : 3;
+}
+// the columns that are there in the last of U vectors
+static inline __mmask16 there(long columns, int U) {
+    const long last = columns - 16 * (U - 1);
+    return last < 16 ? (1 << last) - 1 : 0xFFFF;
+}
+// y (M rows of N) (+)= x times one panel (in, 16 U), whose last vector has the columns `last`; x lies as (M, in), or
+// `packed` as (in, M). 8 rows of 3 vectors hold 24 of the 32 registers.
+template <int M, int U, bool packed>
+static void tile(long in, const float* panel, const float* x, float* y, long N, __mmask16 last, bool add) {
+    __m512 sum[M][U];
     for (int m = 0; m < M; ++m)
-        for (int v = 0; v < V; ++v)
-            sum[m][v] = add ? _mm512_maskz_loadu_ps(there[v], y + m * N + 16 * v) : _mm512_setzero_ps();
+        for (int u = 0; u < U; ++u) sum[m][u] = _mm512_setzero_ps();
     for (long k = 0; k < in; ++k) {
-        __m512 w[V];
-        for (int v = 0; v < V; ++v) w[v] = _mm512_loadu_ps(panel + (k * V + v) * 16);
+        __m512 w[U];
+        for (int u = 0; u < U; ++u) w[u] = _mm512_loadu_ps(panel + (k * U + u) * 16);
         for (int m = 0; m < M; ++m) {
-            const __m512 a = _mm512_set1_ps(x[m * in + k]);
-            for (int v = 0; v < V; ++v) sum[m][v] = _mm512_fmadd_ps(a, w[v], sum[m][v]);
+            const __m512 a = _mm512_set1_ps(packed ? x[k * M + m] : x[m * in + k]);
+            for (int u = 0; u < U; ++u) sum[m][u] = _mm512_fmadd_ps(a, w[u], sum[m][u]);
         }
     }
     for (int m = 0; m < M; ++m)
-        for (int v = 0; v < V; ++v) _mm512_mask_storeu_ps(y + m * N + 16 * v, there[v], sum[m][v]);
+        for (int u = 0; u < U; ++u) {
+            const __mmask16 mask = u + 1 < U ? (__mmask16)0xFFFF : last;
+            float* const to = y + m * N + 16 * u;
+            if (add) sum[m][u] = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum[m][u]);
+            _mm512_mask_storeu_ps(to, mask, sum[m][u]);
+        }
 }
-// tiles of 8 rows: with V = 3 they hold 24 of the 32 registers
-template <int V>
-static void all(long rows, long in, long N, const float* panels, const float* x, float* y, bool add) {
-    typedef void (*tile_t)(long, const float*, const float*, float*, long, long, bool);
-    static const tile_t of[] = {nullptr, tile<1, V>, tile<2, V>, tile<3, V>, tile<4, V>, tile<5, V>, tile<6, V>, tile<7, V>};
-    for (long n = 0; n < N; n += 16 * V, panels += in * 16 * V) {
-        long b = 0;
-        for (; b + 8 <= rows; b += 8) tile<8, V>(in, panels, x + b * in, y + b * N + n, N, N - n, add);
-        if (b < rows) of[rows - b](in, panels, x + b * in, y + b * N + n, N, N - n, add);
+typedef void (*tile_t)(long, const float*, const float*, float*, long, __mmask16, bool);
+template <int U>
+static void all(long rows, long in, const float* panel, const float* x, float* y, long N, __mmask16 last, bool add) {
+    static const tile_t of[] = {nullptr, tile<1, U, false>, tile<2, U, false>, tile<3, U, false>, tile<4, U, false>,
+                                tile<5, U, false>, tile<6, U, false>, tile<7, U, false>};
+    long b = 0;
+    for (; b + 8 <= rows; b += 8) tile<8, U, false>(in, panel, x + b * in, y + b * N, N, last, add);
+    if (b < rows) of[rows - b](in, panel, x + b * in, y + b * N, N, last, add);
+}
+// y (rows, N) (+)= x (rows, in) times the matrix (in, N) in panels
+extern "C" void multiply(long rows, long in, long N, const float* panels, const float* x, float* y, bool add) {
+    for (long n = 0; n < N;) {
+        const int U = wide(N - n);
+        (U == 3 ? all<3> : U == 2 ? all<2> : all<1>)(rows, in, panels + in * n, x, y + n, N, there(N - n, U), add);
+        n += 16 * U;
     }
 }
-// y (rows, N) (+)= x (rows, in) times the matrix (in, N) in panels of 16 `vectors` columns
-extern "C" void multiply(long rows, long in, long N, int vectors, const float* panels, const float* x, float* y, bool add) {
-    (vectors == 3 ? all<3> : all<2>)(rows, in, N, panels, x, y, add);
+// A slice of `rows` rows of a matrix (., N) into panels of `depth` rows, zeros behind the last column.
+static void lay_out(long rows, long N, const float* x, float* panels) {
+    for (long k = 0; k < rows; ++k, x += N)
+        for (long n = 0; n < N;) {
+            const int U = wide(N - n);
+            for (int u = 0; u < U; ++u)
+                _mm512_storeu_ps(panels + rows * n + (k * U + u) * 16,
+                                 _mm512_maskz_loadu_ps(u + 1 < U ? (__mmask16)0xFFFF : there(N - n, U), x + n + 16 * u));
+            n += 16 * U;
+        }
+}
+// dw_i (M, N_i) = g' x_i, db (M) = the columns' sums, of g (rows, M) and x_i (rows, N_i). A thread has columns of g to
+// itself: a number is a sum of sums over `depth` rows, in their order, however many threads there are.
+extern "C" void gradient(long rows, long M, int count, int threads, const float* g, const float* const* x, const long* N,
+                         float* const* dw, float* db) {
+    long widest = 0;
+    for (int i = 0; i < count; ++i) widest = N[i] > widest ? N[i] : widest;
+    #pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        const long team = omp_get_num_threads(), id = omp_get_thread_num(), blocks = (M + 15) / 16;
+        const long lo = blocks * id / team * 16, hi = blocks * (id + 1) / team * 16 < M ? blocks * (id + 1) / team * 16 : M;
+        const long tall = (hi - lo + 15) / 16 * 2, padded = (widest + 15) / 16 * 16;
+        // a slice of g and of x is to stay in the second cache
+        long depth = (1 << 18) / (8 * tall + padded + 1) / 8 * 8;
+        depth = depth < 64 ? 64 : depth > 512 ? 512 : depth;
+        const long stride = 8 * depth + 16;  // of a block of 8 columns of g: one of 8 depth would map all to one set of a cache
+        float* const store = lo < hi ? (float*)std::aligned_alloc(64, 4 * (padded * depth + tall * stride)) : nullptr;
+        float *const panels = store, *const columns = store + padded * depth;
+        for (long r = 0; r < rows && lo < hi; r += depth) {
+            const long K = rows - r < depth ? rows - r : depth;
+            for (long i = 0; i < tall; i += 2) {  // whole lines of memory
+                const __mmask16 mask = there(hi - lo - 8 * i, 1);
+                const float* from = g + r * M + lo + 8 * i;
+                float* const to = columns + i * stride;
+                __m512 sum = _mm512_setzero_ps();
+                for (long k = 0; k < K; ++k, from += M) {
+                    const __m512 v = _mm512_maskz_loadu_ps(mask, from);
+                    _mm256_storeu_ps(to + 8 * k, _mm512_castps512_ps256(v));
+                    _mm256_storeu_ps(to + stride + 8 * k, _mm512_extractf32x8_ps(v, 1));
+                    sum = _mm512_add_ps(sum, v);
+                }
+                if (r) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, db + lo + 8 * i), sum);
+                _mm512_mask_storeu_ps(db + lo + 8 * i, mask, sum);
+            }
+            for (int s = 0; s < count; ++s) {
+                lay_out(K, N[s], x[s] + r * N[s], panels);
+                for (long n = 0; n < N[s];) {
+                    const int U = wide(N[s] - n);
+                    const __mmask16 last = there(N[s] - n, U);
+                    const tile_t of = U == 3 ? tile<8, 3, true> : U == 2 ? tile<8, 2, true> : tile<8, 1, true>;
+                    for (long i = 0; i < tall; ++i) {
+                        float* const to = dw[s] + (lo + 8 * i) * N[s] + n;
+                        const long there_are = hi - lo - 8 * i;
+                        if (there_are >= 8) {
+                            of(K, panels + K * n, columns + i * stride, to, N[s], last, r > 0);
+                            continue;
+                        }
+                        float rest[8 * 48];
+                        of(K, panels + K * n, columns + i * stride, rest, 48, last, false);
+                        for (long m = 0; m < there_are; ++m)
+                            for (long j = 0; j < 16 * U && n + j < N[s]; ++j)
+                                to[m * N[s] + j] = r ? to[m * N[s] + j] + rest[48 * m + j] : rest[48 * m + j];
+                    }
+                    n += 16 * U;
+                }
+            }
+        }
+        std::free(store);
+    }
 }
 #endif
 """
 
 
-def vectors(columns: int) -> int:
-    """How wide a panel is best for that many columns, in vectors: 3, or 2 where three leave much of the last one empty.
-
-    A tile of two vectors a row makes 0.87 of the operations a second of one of three (97 against 112 billion)."""
-    columns_in = lambda v: -(-columns // (v * LANES)) * v  # noqa: E731
-    return 3 if columns_in(3) * 0.87 <= columns_in(2) else 2
-
-
 def panels(matrix: Tensor) -> Tensor:
-    """(in, N) float32 of any strides -> (panels, in, columns of a panel), zeros behind the last column."""
+    """(in, N) float32 of any strides -> its panels of up to 48 columns one after the other, zeros behind the last column."""
+    matrix = F.pad(matrix, (0, -matrix.shape[1] % LANES))
     rows, columns = matrix.shape
-    width = vectors(columns) * LANES
-    whole, rest = divmod(columns, width)
-    packed = matrix.new_empty(whole + (rest > 0), rows, width)
-    packed[:whole].copy_(matrix[:, : whole * width].unflatten(1, (whole, width)).transpose(0, 1))
-    if rest:
-        packed[whole, :, rest:].zero_()
-        packed[whole, :, :rest].copy_(matrix[:, whole * width :])
+    threes, rest = divmod(columns // LANES, 3)
+    if rest == 1 and threes:  # the last four are two panels of two
+        threes -= 1
+    packed, at = matrix.new_empty(rows * columns), threes * 3 * LANES
+    packed[: rows * at].view(threes, rows, 3 * LANES).copy_(matrix[:, :at].unflatten(1, (threes, 3 * LANES)).transpose(0, 1))
+    for panel in matrix[:, at:].split(2 * LANES, 1):
+        packed[rows * at :][: panel.numel()].view_as(panel).copy_(panel)
+        at += panel.shape[1]
     return packed
 
 
 @functools.cache
-def function(compiled: Callable[[str, str], ctypes.CDLL]) -> ctypes.c_void_p:
-    """`multiply`, null where the processor has no AVX-512. `compiled` makes a library of a source and a level of
+def functions(compiled: Callable[[str, str], ctypes.CDLL]) -> tuple[Callable, Callable] | None:
+    """`multiply` and `gradient`, None where the processor has no AVX-512. `compiled` makes a library of a source and a level of
     optimisation."""
-    found = getattr(compiled(SOURCE, "-O3"), "multiply", None)
-    return ctypes.cast(found, ctypes.c_void_p) if found else ctypes.c_void_p()
+    library = compiled(SOURCE, "-O3")
+    return (library.multiply, library.gradient) if hasattr(library, "multiply") else None
+
+
+def gradients(function: Callable, g: Tensor, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Of the maps `y = x w_i' + b` of `inputs` x_i (rows, N_i), by the gradient `g` (rows, M) of y: those by each w_i (M, N_i) and
+    that by b (M,). `function`: `gradient` of `functions`; all float32, contiguous."""
+    (rows, M), count = g.shape, len(inputs)
+    found = [g.new_empty(M, x.shape[1]) for x in inputs]
+    by_bias = g.new_empty(M)
+    pointers = lambda tensors: (ctypes.c_void_p * count)(*(t.data_ptr() for t in tensors))  # noqa: E731
+    function(
+        ctypes.c_long(rows), ctypes.c_long(M), ctypes.c_int(count), ctypes.c_int(torch.get_num_threads()),
+        ctypes.c_void_p(g.data_ptr()), pointers(inputs), (ctypes.c_long * count)(*(x.shape[1] for x in inputs)),
+        pointers(found), ctypes.c_void_p(by_bias.data_ptr()),
+    )  # fmt: skip
+    return found, by_bias
