@@ -23,16 +23,16 @@ from memory_cells.kernels import compiler, tiles
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
-    address = tiles.function(compiler.compiled).value
-    if not address:
+    if not (functions := tiles.functions(compiler.compiled)):
         sys.exit("this processor has no AVX-512: torch's own product is what is used")
-    multiply = ctypes.CFUNCTYPE(None, *[ctypes.c_long] * 3, ctypes.c_int, *[ctypes.c_void_p] * 3, ctypes.c_bool)(address)
+    address = ctypes.cast(functions[0], ctypes.c_void_p).value
+    multiply = ctypes.CFUNCTYPE(None, *[ctypes.c_long] * 3, *[ctypes.c_void_p] * 3, ctypes.c_bool)(address)
     print("| weight | rows | torch | tiles |\n|---|---|---|---|")
     for inner, columns in ((128, 512), (512, 128), (256, 1024), (1024, 256)):
         for rows in (4, 8, 16, 32, 64):
             x, w, y = torch.randn(rows, inner), torch.randn(inner, columns), torch.empty(rows, columns)
             panels = tiles.panels(w)
-            given = rows, inner, columns, tiles.vectors(columns), panels.data_ptr(), x.data_ptr(), y.data_ptr(), False
+            given = rows, inner, columns, panels.data_ptr(), x.data_ptr(), y.data_ptr(), False
             multiply(*given)
             torch.testing.assert_close(y, x @ w, atol=1e-3, rtol=0)
             best = [float("inf")] * 2

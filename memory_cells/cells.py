@@ -51,8 +51,8 @@ class Cell(nn.Module):
         """One step: the entries of `z` are one row of `project`, then one of `draw`, each (B, .)."""
 
     def input_map(self) -> tuple[Tensor, Tensor] | None:
-        """(weight (W, I), bias (W,)) if `project` is one linear map with them and no more, else None. The sequence function then
-        makes it where it needs it, step by step, which saves a pass through memory."""
+        """(weight (W, I), bias (W,)) if `project` is one linear map with them and no more, else None. The sequence function
+        may then make it step by step, where the rest is, which saves a pass through memory."""
         return None
 
     def draw(self, length: int, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:

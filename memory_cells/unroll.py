@@ -60,7 +60,8 @@ def _check(rows: tuple[Tensor, ...], first: Tensor, state: State) -> None:
             raise ValueError(f"{name} of shape {tuple(part.shape)}, which must begin with {wanted}, as first has {(T, B)}")
 
 
-def run(core: Cell, x: Tensor, noise: tuple[Tensor, ...], first: Tensor, state: State, path: str = "auto") -> tuple[Tensor, State]:
+def run(core: Cell, x: Tensor, noise: tuple[Tensor, ...], first: Tensor, state: State,
+        path: str = "auto") -> tuple[Tensor, State]:  # fmt: skip
     """`unroll` without its checks."""
     z = functools.cache(lambda: core.project(x) + noise)
     if path == "loop" or (path == "auto" and first.shape[0] == 1):

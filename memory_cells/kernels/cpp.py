@@ -272,8 +272,10 @@ def _forward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
         x = src.pointer(program.inputs[item.k])
         terms = [] if m.bias is None else [f"{src.pointer(('b', item.k))}[j]"]
         mapped = inputs and m.addend == 0
-        if m.addend is not None:
-            terms.append(f"{src.pointer(('b', 'x'))}[j]" if mapped else f"{src.pointer(('z', m.addend))}[(t * B + b) * {W} + j]")
+        if mapped:
+            terms.append(f"{src.pointer(('b', 'x'))}[j]")
+        elif m.addend is not None:
+            terms.append(f"{src.pointer(('z', m.addend))}[(t * B + b) * {W} + j]")
         if terms:
             out(f"      for (long b = lo; b < hi; ++b) _Pragma(\"omp simd\") for (long j = 0; j < {W}; ++j)"
                 f" {L}[(t * B + b) * {W} + j] = {' + '.join(terms)};")  # fmt: skip
@@ -332,15 +334,16 @@ def _backward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
 
 
 class Kernel:
-    """The compiled pair. `forward` and `backward` take a dict of buffers, as `eager` does. With `inputs` they make the map of
-    so many inputs to `z0` themselves: rows ("x", 0), weight ("w", "x"), bias ("b", "x"), and their gradient ("dx", 0) or None."""
+    """The compiled pair. `forward` and `backward` take a dict of buffers, as `eager` does. With `inputs` they make z0 of that
+    many inputs themselves: rows ("x", 0), weight ("w", "x"), bias ("b", "x"), the rows' gradient ("dx", 0) or None."""
 
     def __init__(self, program: Program, dtype: torch.dtype, inputs: int = 0):
         single = dtype == torch.float32
         head = PRELUDE.replace("REAL", "float" if single else "double").replace("SINGLE", "1" if single else "0")
         (text_f, self.names_f), (text_b, self.names_b) = _forward(program, inputs), _backward(program, inputs)
         self.gemm = ctypes.c_void_p(product_of_torch("sgemm_" if single else "dgemm_"))
-        self.multiply, self.gradient = (tiles.functions(compiled) if single else None) or (None, None)
+        multiply, self.gradient = (tiles.functions(compiled) if single else None) or (None, None)
+        self.multiply = ctypes.cast(multiply, ctypes.c_void_p) if multiply else None
         library = compiled("\n".join([head, text_f, text_b]), OPTIMISE[dtype])
         self._forward, self._backward = library.forward_, library.backward_
 
@@ -360,7 +363,7 @@ class Kernel:
             ctypes.c_int(threads),
             ctypes.c_void_p(first.data_ptr()),
             self.gemm,
-            ctypes.cast(multiply, ctypes.c_void_p) if multiply else None,
+            multiply,
             pointers,
         )
 

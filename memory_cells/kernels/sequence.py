@@ -90,12 +90,12 @@ def kernel_of(program: Program, key: tuple, dtype: torch.dtype, inputs: int = 0)
 
 
 def _inner_map(cell, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The cell's map of its input, where a kernel can make it: it has the products for it, and torch would not refuse it."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or (found := cell.input_map()) is None:
+    """The cell's map of its input, if a kernel has the products for it. What torch would refuse is left to torch."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 3 or (found := cell.input_map()) is None:
         return None
     weight, bias = found
     try:
-        fits = {weight.dtype, bias.dtype} == {x.dtype} and x.shape[-1] == weight.shape[1]
+        fits = weight.dtype == bias.dtype == x.dtype and x.shape[-1] == weight.shape[1]
         return found if fits and tiles.functions(compiler.compiled) else None
     except compiler.CompilerMissing:
         return None  # `run` will say so
@@ -116,29 +116,28 @@ def run(cell, x, noise, project, first, state, compiled: bool = True) -> tuple[T
 
     Raises NotTraceable where the step is not of the kind that `graph` knows.
     """
-    if mapped := _inner_map(cell, x) if compiled else None:
-        z = mapped[0].new_empty(()).expand(*first.shape, len(mapped[0])), *noise  # no memory: read for its shape
-        program, key, tensors = program_of(cell, z, state)
-        mapped = mapped if any(m.addend == 0 for m in program.graph.linears) else None
-    if mapped:
-        z = x, *noise
-    else:
-        z = project()
-        program, key, tensors = program_of(cell, z, state)
-    params, weights, biases = tensors
+    mapped = _inner_map(cell, x) if compiled else None
+    # where the kernel makes z, what stands for it gives its shape and holds nothing
+    like = (mapped[0].new_empty(()).expand(*first.shape, len(mapped[0])), *noise) if mapped else project()
+    program, key, (params, weights, biases) = program_of(cell, like, state)
+    if all(m.addend != 0 for m in program.graph.linears):
+        mapped = None  # z is not just added onto a product
     kernel = None
-    if compiled and x.device.type == "cpu" and z[0].dtype in (torch.float32, torch.float64):
+    if compiled and like[0].device.type == "cpu" and like[0].dtype in (torch.float32, torch.float64):
         try:
-            kernel = kernel_of(program, key, z[0].dtype, x.shape[-1] if mapped else 0)
+            kernel = kernel_of(program, key, like[0].dtype, x.shape[-1] if mapped else 0)
         except compiler.CompilerMissing as reason:
             _say_once(f"{reason}: sequences run step by step in torch, two to five times slower on the CPU")
+            mapped = None
+    z = (x, *noise) if mapped else project()
     initial = (i.to(s.dtype).expand_as(s) for i, s in zip(cell.initial_state(first.shape[1]), state, strict=True))
-    out = _Sequence.apply(program, kernel, first, *(mapped or (None, None)), *z, *state, *initial, *params, *weights, *biases)
+    maps = *(mapped or (None, None)), *z
+    out = _Sequence.apply(program, kernel, first, *maps, *state, *initial, *params, *weights, *biases)
     return out[0], out[1:]
 
 
 def _by_map(kernel: cpp.Kernel | None, g: Tensor, inputs: list[Tensor], bias: bool) -> tuple[list[Tensor], Tensor | None]:
-    """Gradients of the maps of `inputs` (rows, N_i) whose sum has the gradient `g` (rows, M): by their weights and the bias."""
+    """Gradients by the weights and the bias of maps of `inputs` (rows, N_i) whose sum has the gradient `g` (rows, M)."""
     if kernel is not None and kernel.gradient:
         return tiles.gradients(kernel.gradient, g, inputs)
     return [g.t() @ x for x in inputs], g.sum(0) if bias else None
@@ -167,7 +166,7 @@ class _Sequence(torch.autograd.Function):
         return groups, [next(biases) if m.bias is not None else None for m in graph.linears]
 
     @staticmethod
-    def forward(ctx, program: Program, kernel, first: Tensor, weight_x: Tensor | None, bias_x: Tensor | None, *tensors: Tensor):
+    def forward(ctx, program: Program, kernel, first: Tensor, weight_x: Tensor | None, bias_x: Tensor | None, *tensors):
         graph, (T, B), first = program.graph, first.shape, first.contiguous()
         (z, state, initial, params, weights), biases = _Sequence._split(graph, tensors)
         like = z[0]
@@ -217,7 +216,8 @@ class _Sequence(torch.autograd.Function):
             gradient(("dL", k), T, B, w.shape[0])
             gradient(("dX", k), B, w.shape[1])
         if weight_x is not None:
-            b["w", "x"], b["dx", 0] = weight_x.contiguous(), torch.empty_like(b["x", 0]) if ctx.needs_input_grad[5] else None
+            b["w", "x"] = weight_x.contiguous()
+            b["dx", 0] = torch.empty_like(b["x", 0]) if ctx.needs_input_grad[5] else None
         for i, width in enumerate(graph.z_widths):
             if i not in fused and ("dz", i) not in program.silent:
                 gradient(("dz", i), T, B, width)

@@ -74,7 +74,7 @@ extern "C" void multiply(long rows, long in, long N, const float* panels, const 
         n += 16 * U;
     }
 }
-// A slice of `rows` rows of a matrix (., N) into panels of `depth` rows, zeros behind the last column.
+// rows of a matrix (rows, N) into panels, zeros behind the last column
 static void lay_out(long rows, long N, const float* x, float* panels) {
     for (long k = 0; k < rows; ++k, x += N)
         for (long n = 0; n < N;) {
@@ -85,23 +85,23 @@ static void lay_out(long rows, long N, const float* x, float* panels) {
             n += 16 * U;
         }
 }
-// dw_i (M, N_i) = g' x_i, db (M) = the columns' sums, of g (rows, M) and x_i (rows, N_i). A thread has columns of g to
-// itself: a number is a sum of sums over `depth` rows, in their order, however many threads there are.
+// dw_i (M, N_i) = g' x_i and db (M), the sum of the rows of g, for g (rows, M) and x_i (rows, N_i). A thread has columns of g
+// to itself: a number is a sum of sums over `depth` rows, in their order, however many threads there are.
 extern "C" void gradient(long rows, long M, int count, int threads, const float* g, const float* const* x, const long* N,
                          float* const* dw, float* db) {
     long widest = 0;
     for (int i = 0; i < count; ++i) widest = N[i] > widest ? N[i] : widest;
+    const long padded = (widest + 15) / 16 * 16;
+    long depth = (1 << 18) / (M + padded) / 8 * 8;  // so that a slice of g and of x stays in the second cache
+    depth = depth < 64 ? 64 : depth > 512 ? 512 : depth;
+    const long stride = 8 * depth + 16;  // of a block of 8 columns of g: at 8 depth all would share a few sets of a cache
     #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         const long team = omp_get_num_threads(), id = omp_get_thread_num(), blocks = (M + 15) / 16;
         const long lo = blocks * id / team * 16, hi = blocks * (id + 1) / team * 16 < M ? blocks * (id + 1) / team * 16 : M;
-        const long tall = (hi - lo + 15) / 16 * 2, padded = (widest + 15) / 16 * 16;
-        // a slice of g and of x is to stay in the second cache
-        long depth = (1 << 18) / (8 * tall + padded + 1) / 8 * 8;
-        depth = depth < 64 ? 64 : depth > 512 ? 512 : depth;
-        const long stride = 8 * depth + 16;  // of a block of 8 columns of g: one of 8 depth would map all to one set of a cache
-        float* const store = lo < hi ? (float*)std::aligned_alloc(64, 4 * (padded * depth + tall * stride)) : nullptr;
-        float *const panels = store, *const columns = store + padded * depth;
+        const long tall = (hi - lo + 15) / 16 * 2;
+        float* const panels = lo < hi ? (float*)std::aligned_alloc(64, 4 * (padded * depth + tall * stride)) : nullptr;
+        float* const columns = panels + padded * depth;
         for (long r = 0; r < rows && lo < hi; r += depth) {
             const long K = rows - r < depth ? rows - r : depth;
             for (long i = 0; i < tall; i += 2) {  // whole lines of memory
@@ -124,24 +124,24 @@ extern "C" void gradient(long rows, long M, int count, int threads, const float*
                     const int U = wide(N[s] - n);
                     const __mmask16 last = there(N[s] - n, U);
                     const tile_t of = U == 3 ? tile<8, 3, true> : U == 2 ? tile<8, 2, true> : tile<8, 1, true>;
-                    for (long i = 0; i < tall; ++i) {
-                        float* const to = dw[s] + (lo + 8 * i) * N[s] + n;
-                        const long there_are = hi - lo - 8 * i;
-                        if (there_are >= 8) {
-                            of(K, panels + K * n, columns + i * stride, to, N[s], last, r > 0);
+                    for (long m = lo; m < hi; m += 8) {
+                        const float* const block = columns + (m - lo) / 8 * stride;
+                        float* const to = dw[s] + m * N[s] + n;
+                        if (m + 8 <= hi) {
+                            of(K, panels + K * n, block, to, N[s], last, r > 0);
                             continue;
                         }
-                        float rest[8 * 48];
-                        of(K, panels + K * n, columns + i * stride, rest, 48, last, false);
-                        for (long m = 0; m < there_are; ++m)
+                        float rest[8 * 48];  // fewer than 8 rows of dw are left
+                        of(K, panels + K * n, block, rest, 48, last, false);
+                        for (long i = 0; i < hi - m; ++i)
                             for (long j = 0; j < 16 * U && n + j < N[s]; ++j)
-                                to[m * N[s] + j] = r ? to[m * N[s] + j] + rest[48 * m + j] : rest[48 * m + j];
+                                to[i * N[s] + j] = (r ? to[i * N[s] + j] : 0) + rest[48 * i + j];
                     }
                     n += 16 * U;
                 }
             }
         }
-        std::free(store);
+        std::free(panels);
     }
 }
 #endif
@@ -165,15 +165,15 @@ def panels(matrix: Tensor) -> Tensor:
 
 @functools.cache
 def functions(compiled: Callable[[str, str], ctypes.CDLL]) -> tuple[Callable, Callable] | None:
-    """`multiply` and `gradient`, None where the processor has no AVX-512. `compiled` makes a library of a source and a level of
-    optimisation."""
+    """`multiply` and `gradient`, None where the processor has no AVX-512. `compiled` makes a library of a source and a level
+    of optimisation."""
     library = compiled(SOURCE, "-O3")
     return (library.multiply, library.gradient) if hasattr(library, "multiply") else None
 
 
 def gradients(function: Callable, g: Tensor, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Of the maps `y = x w_i' + b` of `inputs` x_i (rows, N_i), by the gradient `g` (rows, M) of y: those by each w_i (M, N_i) and
-    that by b (M,). `function`: `gradient` of `functions`; all float32, contiguous."""
+    """For `y = sum of x_i w_i' + b`, whose gradient is `g` (rows, M), with `inputs` x_i (rows, N_i): the gradients by each
+    w_i (M, N_i) and by b (M,). `function`: `gradient` of `functions`; all float32, contiguous."""
     (rows, M), count = g.shape, len(inputs)
     found = [g.new_empty(M, x.shape[1]) for x in inputs]
     by_bias = g.new_empty(M)

@@ -1,6 +1,5 @@
 """The machinery of the fused path: what it refuses, what it falls back to, that it is exact."""
 
-import ctypes
 import gc
 import warnings
 import weakref
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 
 from memory_cells import make_core, unroll
 from memory_cells.cells import Cell
-from memory_cells.kernels import compiler, cpp, sequence, tiles
+from memory_cells.kernels import compiler, cpp, sequence
 from memory_cells.kernels.graph import NotTraceable
 
 T, B, I, H = 7, 6, 3, 4
@@ -145,57 +144,6 @@ def test_the_compiled_kernel_is_really_used(monkeypatch):
     core = make_core("lstm", I, H)
     unroll(core, X, FIRST, core.initial_state(B))[0].sum().backward()
     assert len(calls) == 2
-
-
-MULTIPLY = tiles.function(compiler.compiled)
-needs_tiles = pytest.mark.skipif(not MULTIPLY, reason="this processor has no AVX-512")
-
-
-def multiplied(x: torch.Tensor, matrix: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
-    call = ctypes.CFUNCTYPE(None, *[ctypes.c_long] * 3, ctypes.c_int, *[ctypes.c_void_p] * 3, ctypes.c_bool)(MULTIPLY.value)
-    (rows, inner), columns, panels = x.shape, matrix.shape[1], tiles.panels(matrix)
-    y = torch.full((rows + 1, columns), 7.0) if onto is None else torch.cat([onto, torch.full((1, columns), 7.0)])
-    call(rows, inner, columns, tiles.vectors(columns), panels.data_ptr(), x.data_ptr(), y.data_ptr(), onto is not None)
-    assert (y[rows] == 7).all()  # nothing is written behind the last row
-    return y[:rows]
-
-
-@needs_tiles
-@pytest.mark.parametrize("columns", [1, 15, 16, 17, 33, 47, 48, 49, 64, 96, 100, 128, 512])
-def test_tiles_multiply(columns):
-    for rows in (1, 2, 7, 8, 9, 17):
-        for inner in (1, 3, 128):
-            x, y = torch.randn(rows, inner), torch.randn(rows, columns)
-            for matrix in (torch.randn(inner, columns), torch.randn(columns, inner).t()):
-                torch.testing.assert_close(multiplied(x, matrix), x @ matrix, atol=1e-4, rtol=0)
-                torch.testing.assert_close(multiplied(x, matrix, y), y + x @ matrix, atol=1e-4, rtol=0)
-
-
-@needs_tiles
-def test_a_rows_bits_do_not_depend_on_its_neighbours():
-    x, matrix = torch.randn(21, 64), torch.randn(64, 100)
-    together = multiplied(x, matrix)
-    assert all(torch.equal(multiplied(x[b : b + 1], matrix), together[b : b + 1]) for b in range(21))
-
-
-@needs_tiles
-def test_tiles_and_torchs_product_agree(monkeypatch):
-    core = make_core("ur-lstm", 16, 32)
-    x, first = torch.randn(20, 24, 16), torch.rand(20, 24) < 0.1
-
-    def once():
-        core.zero_grad()
-        y, _ = unroll(core, x, first, core.initial_state(24), path="fused")
-        y.square().sum().backward()
-        return [y.detach().clone(), *(p.grad.clone() for p in core.parameters())]
-
-    tiled = once()
-    monkeypatch.setattr(cpp.tiles, "function", lambda compiled: ctypes.c_void_p())
-    monkeypatch.setattr(sequence, "_kernels", {})
-    plain = once()
-    for a, b in zip(tiled, plain, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    assert not all(torch.equal(a, b) for a, b in zip(tiled, plain, strict=True))  # two ways, not one
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -1,0 +1,193 @@
+"""Matrix products in register tiles, and the sequence function that makes the map of its input with them."""
+
+import ctypes
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_fused_edges import assert_as_the_loop
+
+from memory_cells import make_core, unroll
+from memory_cells.cells import LSTM
+from memory_cells.kernels import compiler, cpp, sequence, tiles
+from memory_cells.kernels.graph import NotTraceable
+from memory_cells.multi import Dilated
+from memory_cells.wrappers import Zoneout
+
+MULTIPLY, GRADIENT = tiles.functions(compiler.compiled) or (None, None)
+pytestmark = pytest.mark.skipif(not MULTIPLY, reason="this processor has no AVX-512")
+COLUMNS = [1, 15, 16, 17, 32, 33, 47, 48, 49, 64, 65, 96, 100, 112, 128, 512]
+
+
+def multiplied(x: torch.Tensor, matrix: torch.Tensor, onto: torch.Tensor | None = None) -> torch.Tensor:
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_long] * 3, *[ctypes.c_void_p] * 3, ctypes.c_bool)(
+        ctypes.cast(MULTIPLY, ctypes.c_void_p).value)  # fmt: skip
+    (rows, inner), columns, panels = x.shape, matrix.shape[1], tiles.panels(matrix)
+    y = torch.full((rows + 1, columns), 7.0) if onto is None else torch.cat([onto, torch.full((1, columns), 7.0)])
+    call(rows, inner, columns, panels.data_ptr(), x.data_ptr(), y.data_ptr(), onto is not None)
+    assert (y[rows] == 7).all()  # nothing is written behind the last row
+    return y[:rows]
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_multiply(columns):
+    for rows in (1, 2, 7, 8, 9, 17):
+        for inner in (1, 3, 128):
+            x, y = torch.randn(rows, inner), torch.randn(rows, columns)
+            for matrix in (torch.randn(inner, columns), torch.randn(columns, inner).t()):
+                torch.testing.assert_close(multiplied(x, matrix), x @ matrix, atol=1e-4, rtol=0)
+                torch.testing.assert_close(multiplied(x, matrix, y), y + x @ matrix, atol=1e-4, rtol=0)
+
+
+def test_a_rows_bits_do_not_depend_on_its_neighbours():
+    x, matrix = torch.randn(21, 64), torch.randn(64, 100)
+    together = multiplied(x, matrix)
+    assert all(torch.equal(multiplied(x[b : b + 1], matrix), together[b : b + 1]) for b in range(21))
+
+
+@pytest.mark.parametrize("columns", [1, 7, 8, 9, 16, 20, 33, 48, 60])
+def test_gradients(columns):
+    torch.manual_seed(columns)
+    for rows in (1, 7, 64, 511, 513, 1100):
+        for widths in ([1], [15, 33], [64, 17, 128]):
+            g, inputs = torch.randn(rows, columns), [torch.randn(rows, n) for n in widths]
+            found, by_bias = tiles.gradients(GRADIENT, g, inputs)
+            for x, by_weight in zip(inputs, found, strict=True):
+                torch.testing.assert_close(by_weight.double(), g.double().t() @ x.double(), atol=2e-4, rtol=1e-5)
+            torch.testing.assert_close(by_bias.double(), g.double().sum(0), atol=2e-4, rtol=1e-5)
+
+
+def test_gradients_write_nothing_beside_their_own(monkeypatch):
+    """What `gradients` allocates is carved out of a larger tensor here, whose other entries must stay."""
+    around, places = torch.full((20_000,), 7.0), []
+
+    def carved(self, *shape):
+        count = torch.Size(shape).numel()
+        start = 100 + sum(n + 100 for _, n in places)
+        places.append((start, count))
+        return around[start : start + count].view(shape)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", carved)
+    tiles.gradients(GRADIENT, torch.randn(70, 21), [torch.randn(70, 49), torch.randn(70, 3)])
+    assert len(places) == 3
+    free = torch.ones(len(around), dtype=torch.bool)
+    for start, count in places:
+        free[start : start + count] = False
+    assert (around[free] == 7).all()
+
+
+def test_gradients_have_the_same_bits_for_any_number_of_threads():
+    g, x, before, found = torch.randn(3000, 100), torch.randn(3000, 70), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            (by_weight,), by_bias = tiles.gradients(GRADIENT, g, [x])
+            found.append((by_weight, by_bias))
+    finally:
+        torch.set_num_threads(before)
+    for by_weight, by_bias in found[1:]:
+        assert torch.equal(by_weight, found[0][0]) and torch.equal(by_bias, found[0][1])
+
+
+def test_gradients_are_as_exact_as_torchs():
+    """Sums over 8,192 rows: one after the other they would be ten times less exact."""
+    g, x = torch.randn(8192, 64), torch.rand(8192, 64)
+    (by_weight,), by_bias = tiles.gradients(GRADIENT, g, [x])
+    for found, torchs, exact in ((by_weight, g.t() @ x, g.double().t() @ x.double()), (by_bias, g.sum(0), g.double().sum(0))):
+        assert (found - exact).abs().max() < 5 * (torchs - exact).abs().max()
+
+
+# --- the map of the input, step by step ------------------------------------------------------------------------------
+
+T, B, I, H = 6, 9, 5, 7
+X, FIRST = torch.randn(T, B, I), torch.rand(T, B) < 0.2
+
+
+@pytest.mark.parametrize("name", ["lstm", "ur-lstm", "kaf-lstm", "janet", "leaky-rnn", "hdetach-lstm", "zoneout-lstm"])
+def test_a_kernel_makes_it_itself(name, monkeypatch):
+    core = make_core(name, I, H)
+    inner = getattr(core, "inner", core)
+    assert_as_the_loop(core.eval(), X, FIRST)
+    asked = []
+    monkeypatch.setattr(type(inner), "input_map", lambda self: (self.weight_x, self.bias))
+    monkeypatch.setattr(type(inner), "project", lambda self, x: asked.append(1) or (F.linear(x, self.weight_x, self.bias),))
+    unroll(core, X, FIRST, core.initial_state(B))[0].sum().backward()
+    assert not asked and inner.weight_x.grad.abs().sum() > 0
+    unroll(core, X, FIRST, core.initial_state(B), path="eager")
+    assert asked
+
+
+def test_a_projection_of_ones_own_is_asked():
+    class Doubled(LSTM):
+        def project(self, x):
+            return (2 * super().project(x)[0],)
+
+    class Halved(Zoneout):
+        def project(self, x):
+            return (super().project(x)[0] / 2,)
+
+    assert_as_the_loop(Doubled(I, H), X, FIRST)
+    assert_as_the_loop(Halved(LSTM(I, H)).eval(), X, FIRST)
+    assert_as_the_loop(Dilated(Doubled(I, H), 2), X, FIRST)
+    assert_as_the_loop(Dilated(LSTM(I, H), 2), X, FIRST)
+
+
+def test_a_projection_that_is_used_apart_is_made_beforehand():
+    class Apart(LSTM):
+        def step(self, z, state):
+            h, c = super().step(z, state)
+            return h + z[0].split(H, -1)[0], c
+
+    assert_as_the_loop(Apart(I, H), X, FIRST)
+
+
+def test_rows_that_need_no_gradient_and_a_frozen_map():
+    core = make_core("lstm", I, H)
+    core.weight_x.requires_grad_(False)
+    found = []
+    for path in ("loop", "fused"):
+        core.zero_grad()
+        y, _ = unroll(core, X.transpose(0, 1).contiguous().transpose(0, 1), FIRST, core.initial_state(B), path=path)
+        y.square().sum().backward()
+        found.append([y, core.bias.grad, core.weight_h.grad])
+        assert core.weight_x.grad is None
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("x", [torch.randn(T, B, I + 1), torch.randn(T, B, 2, I), torch.randn(T, B, I).double()],
+                         ids=["wider", "one axis more", "another type"])  # fmt: skip
+def test_rows_that_torch_refuses_are_refused(x):
+    core = make_core("lstm", I, H)
+    with pytest.raises((RuntimeError, NotTraceable)):
+        unroll(core, x, FIRST, core.initial_state(B), path="fused")
+
+
+def test_without_a_kernel_it_goes_on_in_torch(monkeypatch):
+    def fail(*_):
+        raise compiler.CompilerMissing("no more room")
+
+    monkeypatch.setattr(cpp, "Kernel", fail)
+    monkeypatch.setattr(sequence, "_kernels", {})
+    monkeypatch.setattr(sequence, "_told", set())
+    with pytest.warns(RuntimeWarning, match="no more room"):
+        assert_as_the_loop(make_core("lstm", I, H), X, FIRST)
+
+
+def test_tiles_and_torchs_product_agree(monkeypatch):
+    core = make_core("ur-lstm", 16, 32)
+    x, first = torch.randn(20, 24, 16), torch.rand(20, 24) < 0.1
+
+    def once():
+        core.zero_grad()
+        y, _ = unroll(core, x, first, core.initial_state(24), path="fused")
+        y.square().sum().backward()
+        return [y.detach().clone(), *(p.grad.clone() for p in core.parameters())]
+
+    tiled = once()
+    monkeypatch.setattr(tiles, "functions", lambda compiled: None)
+    monkeypatch.setattr(sequence, "_kernels", {})
+    plain = once()
+    for a, b in zip(tiled, plain, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    assert not all(torch.equal(a, b) for a, b in zip(tiled, plain, strict=True))  # two ways, not one
