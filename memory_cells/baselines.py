@@ -22,14 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from memory_cells.cells import Cell, _drawn
+from memory_cells.cells import Cell, MappedInput, _drawn
 from memory_cells.constrained import register_orthogonal, rotations
 from memory_cells.inits import orthogonal_rows, torch_default_rows, xavier_rows
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 
 
-class Elman(Cell):
+class Elman(MappedInput):
     """`h' = act(W x + U h + b)` (Elman 1990), or `act(LayerNorm(W x + U h + b))` with `norm`.
 
     start "torch": every entry as torch.nn.RNN draws it (our one bias holds the sum of its two).
@@ -52,15 +52,12 @@ class Elman(Cell):
         self.weight_x, self.weight_h, self.bias = nn.Parameter(w), nn.Parameter(u), nn.Parameter(b)
         self.activation, self.norm = ACTIVATIONS[activation], nn.LayerNorm(H) if norm else None  # its parameters
 
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (F.linear(x, self.weight_x, self.bias),)
-
     def step(self, z, state):
         pre = z[0] + F.linear(state[0], self.weight_h)
         return (self.activation(pre if self.norm is None else self.norm(pre)),)
 
 
-class IndRNN(Cell):
+class IndRNN(MappedInput):
     """`h' = relu(W x + b + u * h)`, u (H,): each unit reads only itself (Li et al. 2018, arXiv 1803.04831 [C]).
 
     u ~ U(0, 1).
@@ -79,9 +76,6 @@ class IndRNN(Cell):
     @torch.no_grad()
     def constrain(self) -> None:
         self.weight_h.clamp_(-self.bound, self.bound)
-
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (F.linear(x, self.weight_x, self.bias),)
 
     def step(self, z, state):
         return (torch.relu(z[0] + state[0] * self.weight_h),)

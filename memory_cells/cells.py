@@ -85,7 +85,20 @@ def _drawn(rows: Rows, hidden_size: int) -> Tensor:
     return torch_default_rows(rows, hidden_size, 1)[:, 0]
 
 
-class _Affine(Cell):
+class MappedInput(Cell):
+    """A cell whose `project` is the linear map by `weight_x` (W, I) and `bias` (W,)."""
+
+    weight_x: nn.Parameter
+    bias: nn.Parameter
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (F.linear(x, self.weight_x, self.bias),)
+
+    def input_map(self):
+        return (self.weight_x, self.bias) if type(self).project is MappedInput.project else None
+
+
+class _Affine(MappedInput):
     """Stacked affine maps of (x, h), as wide as `rows` says; row order: the gate's inputs, then the cell's own."""
 
     def __init__(self, input_size: int, hidden_size: int, rows: list[int], weights: str):
@@ -103,12 +116,6 @@ class _Affine(Cell):
         self.bias = nn.Parameter(
             torch.zeros(sum(rows)) if own else _drawn(rows, hidden_size) + _drawn(rows, hidden_size)
         )
-
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (F.linear(x, self.weight_x, self.bias),)
-
-    def input_map(self):
-        return (self.weight_x, self.bias) if type(self).project is _Affine.project else None
 
 
 class LSTM(_Affine):
@@ -197,6 +204,10 @@ class GRU(_Affine):
         gates = F.linear(x, self.weight_x[:-H], self.bias[:-H])
         return gates, F.linear(x, self.weight_x[-H:], self.bias[-H:])
 
+    def input_map(self):
+        plain = self.reset_form == "after" and type(self).project is GRU.project
+        return (self.weight_x, self.bias) if plain else None
+
 
 class GatedRNN(_Affine):
     """`h' = keep * h + write * tanh(W x + U h + b)`, no output gate.
@@ -219,16 +230,13 @@ class GatedRNN(_Affine):
         return (keep * h + write * torch.tanh(candidate),)
 
 
-class Memoryless(Cell):
+class Memoryless(MappedInput):
     """`y = tanh(W x + b)`: the control. Its state is its last output, which nothing reads."""
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size, hidden_size)
         self.weight_x = nn.Parameter(xavier_rows(1, hidden_size, input_size))
         self.bias = nn.Parameter(torch.zeros(hidden_size))
-
-    def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (F.linear(x, self.weight_x, self.bias),)
 
     def step(self, z, state):
         return (torch.tanh(z[0]),)

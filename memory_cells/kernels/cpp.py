@@ -263,6 +263,18 @@ def _forward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
         s, start = src.pointer(("s", i)), src.pointer(("init", i))
         out(f"      for (long b = lo; b < hi; ++b) if (first[t * B + b])"
             f" std::memcpy({s} + (t * B + b) * {w}, {start} + b * {w}, {w} * sizeof(real));")  # fmt: skip
+    onto = {m.addend for m in graph.linears}
+
+    def mapped(y: str) -> str:
+        """Adds the map of the input onto `y`, rows as wide as z0."""
+        x = f"{src.pointer(('x', 0))} + (t * B + lo) * {inputs}"
+        return src.product("x", (graph.z_widths[0], inputs), True, x, y, True)
+
+    if inputs and 0 not in onto:
+        z, W = src.pointer(("z", 0)), graph.z_widths[0]
+        out(f"      for (long b = lo; b < hi; ++b)"
+            f" std::memcpy({z} + (t * B + b) * {W}, {src.pointer(('b', 'x'))}, {W} * sizeof(real));")  # fmt: skip
+        out("      " + mapped(f"{z} + (t * B + lo) * {W}"))
     for item in program.forward:
         if not isinstance(item, Product):
             src.loop(item) if isinstance(item, Loop) else src.row_step(item)
@@ -271,8 +283,8 @@ def _forward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
         W, K = m.weight.shape
         x = src.pointer(program.inputs[item.k])
         terms = [] if m.bias is None else [f"{src.pointer(('b', item.k))}[j]"]
-        mapped = inputs and m.addend == 0
-        if mapped:
+        inside = inputs and m.addend == 0
+        if inside:
             terms.append(f"{src.pointer(('b', 'x'))}[j]")
         elif m.addend is not None:
             terms.append(f"{src.pointer(('z', m.addend))}[(t * B + b) * {W} + j]")
@@ -280,8 +292,8 @@ def _forward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
             out(f"      for (long b = lo; b < hi; ++b) _Pragma(\"omp simd\") for (long j = 0; j < {W}; ++j)"
                 f" {L}[(t * B + b) * {W} + j] = {' + '.join(terms)};")  # fmt: skip
         y = f"{L} + (t * B + lo) * {W}"
-        if mapped:
-            out("      " + src.product("x", (W, inputs), True, f"{src.pointer(('x', 0))} + (t * B + lo) * {inputs}", y, True))
+        if inside:
+            out("      " + mapped(y))
         out("      " + src.product(item.k, (W, K), True, f"{x} + (t * B + lo) * {K}", y, bool(terms)))
     w = graph.state_widths[0]
     out(f"      std::memcpy({src.pointer(('y', 0))} + (t * B + lo) * {w},"
@@ -308,11 +320,10 @@ def _backward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
         dL, target = src.pointer(("dL", item.k)), item.target
         y = f"n{target[1]}" if target[0] == "n" else src.pointer(target)
         out("      " + src.product(item.k, (W, K), False, f"{dL} + (t * B + lo) * {W}", f"{y} + lo * {K}", item.adds))
-    for k, m in enumerate(graph.linears):
-        if inputs and m.addend == 0:
-            W, dx = m.weight.shape[0], src.pointer(("dx", 0))
-            rows = f"{src.pointer(('dL', k))} + (t * B + lo) * {W}", f"{dx} + (t * B + lo) * {inputs}"
-            out(f"      if ({dx}) " + src.product("x", (W, inputs), False, *rows, False))
+    if inputs:
+        W, dx = graph.z_widths[0], src.pointer(("dx", 0))
+        rows = f"{src.pointer(program.gradient_of_z(0))} + (t * B + lo) * {W}", f"{dx} + (t * B + lo) * {inputs}"
+        out(f"      if ({dx}) " + src.product("x", (W, inputs), False, *rows, False))
     for i in states:
         w, start = graph.state_widths[i], src.pointer(("di", i))
         out(f"      for (long b = lo; b < hi; ++b) if (first[t * B + b]) for (long j = 0; j < {w}; ++j)"

@@ -74,6 +74,10 @@ class Program:
     #: elementwise nodes that alone are made of a part of a linear output: a back end may keep their values in its place
     kept: set[int]
 
+    def gradient_of_z(self, i: int) -> Buffer:
+        """Where the gradient by `z[i]` is: with a product that is summed onto it, that product's."""
+        return next((("dL", k) for k, m in enumerate(self.graph.linears) if m.addend == i), ("dz", i))
+
 
 def build(graph: Graph) -> Program:
     # a gradient's nodes are appended to the same graph; what the forward pass reaches is fixed before

@@ -120,8 +120,8 @@ def run(cell, x, noise, project, first, state, compiled: bool = True) -> tuple[T
     # where the kernel makes z, what stands for it gives its shape and holds nothing
     like = (mapped[0].new_empty(()).expand(*first.shape, len(mapped[0])), *noise) if mapped else project()
     program, key, (params, weights, biases) = program_of(cell, like, state)
-    if all(m.addend != 0 for m in program.graph.linears):
-        mapped = None  # z is not just added onto a product
+    if program.gradient_of_z(0) in program.silent:
+        mapped = None
     kernel = None
     if compiled and like[0].device.type == "cpu" and like[0].dtype in (torch.float32, torch.float64):
         try:
@@ -172,8 +172,11 @@ class _Sequence(torch.autograd.Function):
         like = z[0]
         b: dict = {("z", i): x for i, x in enumerate(z)} | {("p", j): x for j, x in enumerate(params)}
         b |= {("w", k): x for k, x in enumerate(weights)} | {("b", k): x for k, x in enumerate(biases) if x is not None}
+        fused = {m.addend for m in graph.linears}
         if weight_x is not None:  # the first entry of z is what it is made of
             b |= {("x", 0): b.pop(("z", 0)), ("w", "x"): weight_x.contiguous(), ("b", "x"): bias_x.contiguous()}
+            if 0 not in fused:
+                b["z", 0] = _empty(like, T, B, graph.z_widths[0])
         for i, s in enumerate(state):
             b["s", i] = _empty(like, T + 1, *s.shape)
             b["s", i][0].copy_(s)
@@ -188,7 +191,6 @@ class _Sequence(torch.autograd.Function):
             eager.forward(program, first, b, initial, y)
         else:
             kernel.forward(first, b | {("init", i): x for i, x in enumerate(initial)} | {("y", 0): y})
-        fused = {m.addend for m in graph.linears}
         needed = {name: x for name, x in b.items() if name[0] in "sLXRx" or (name[0] == "z" and name[1] not in fused)}
         ctx.program, ctx.kernel, ctx.names = program, kernel, list(needed)
         ctx.save_for_backward(first, weight_x, *params, *weights, *needed.values())
@@ -211,16 +213,16 @@ class _Sequence(torch.autograd.Function):
             if buffer in program.partial:
                 b[buffer].zero_()
 
-        fused = {m.addend: k for k, m in enumerate(graph.linears)}
+        g_of_z = [program.gradient_of_z(i) for i in range(len(graph.z_widths))]
         for k, w in enumerate(weights):
             gradient(("dL", k), T, B, w.shape[0])
             gradient(("dX", k), B, w.shape[1])
         if weight_x is not None:
             b["w", "x"] = weight_x.contiguous()
             b["dx", 0] = torch.empty_like(b["x", 0]) if ctx.needs_input_grad[5] else None
-        for i, width in enumerate(graph.z_widths):
-            if i not in fused and ("dz", i) not in program.silent:
-                gradient(("dz", i), T, B, width)
+        for buffer, width in zip(g_of_z, graph.z_widths, strict=True):
+            if buffer not in b and buffer not in program.silent:
+                gradient(buffer, T, B, width)
         for j, p in enumerate(params):
             b["dp", j] = like.new_zeros(B, p.shape[0])  # summed over time
         for r, m in enumerate(graph.rows):
@@ -239,21 +241,24 @@ class _Sequence(torch.autograd.Function):
         else:
             extra = {("G", i): x for i, x in enumerate(g)} | {("N", i): torch.empty_like(x) for i, x in enumerate(g)}
             ctx.kernel.backward(first, b | extra | {("di", i): x for i, x in enumerate(g_initial)} | {("gy", 0): gy})
-        g_z = [b["dL", fused[i]] if i in fused else b.get(("dz", i)) for i in range(len(graph.z_widths))]
+        g_z = [b.get(buffer) for buffer in g_of_z]
         if weight_x is not None:
             g_z[0] = b["dx", 0]
         needed = ctx.needs_input_grad[5 + len(graph.z_widths) + 2 * len(graph.state_widths) :]
         g_params = [b["dp", j].sum(0) if needed[j] else None for j in range(len(params))]
-        g_weights, g_biases, g_map = [], [], (None, None)
+        g_map, g_weights, g_biases = (None, None), [], []
+        own = [] if weight_x is None else [b["x", 0].flatten(0, 1)]
         for k, m in enumerate(graph.linears):
-            source = program.inputs[k]
-            x = b[source][:T] if source[0] == "s" else b[source]
-            mapped = weight_x is not None and m.addend == 0
-            inputs = [x.flatten(0, 1) for x in ((x, b["x", 0]) if mapped else (x,))]
-            g_inputs, g_bias = _by_map(ctx.kernel, b["dL", k].flatten(0, 1), inputs, mapped or m.bias is not None)
-            g_weights.append(g_inputs[0])
-            if mapped:
-                g_map = g_inputs[1], g_bias
+            source, inside = program.inputs[k], own if m.addend == 0 else []  # one gradient for both
+            x = (b[source][:T] if source[0] == "s" else b[source]).flatten(0, 1)
+            (by_weight, *by_map), by_bias = _by_map(
+                ctx.kernel, b["dL", k].flatten(0, 1), [x, *inside], bool(inside) or m.bias is not None)  # fmt: skip
+            g_weights.append(by_weight)
+            if inside:
+                g_map = *by_map, by_bias
             if m.bias is not None:
-                g_biases.append(g_bias.clone() if mapped else g_bias)
+                g_biases.append(by_bias.clone() if inside else by_bias)
+        if own and g_of_z[0] == ("dz", 0):
+            (by_weight,), by_bias = _by_map(ctx.kernel, b["dz", 0].flatten(0, 1), own, True)
+            g_map = by_weight, by_bias
         return None, None, None, *g_map, *g_z, *g, *g_initial, *g_params, *g_weights, *g_biases

@@ -103,7 +103,7 @@ T, B, I, H = 6, 9, 5, 7
 X, FIRST = torch.randn(T, B, I), torch.rand(T, B) < 0.2
 
 
-@pytest.mark.parametrize("name", ["lstm", "ur-lstm", "kaf-lstm", "janet", "leaky-rnn", "hdetach-lstm", "zoneout-lstm"])
+@pytest.mark.parametrize("name", ["lstm", "ur-lstm", "kaf-lstm", "janet", "leaky-rnn", "hdetach-lstm", "zoneout-lstm", "gru"])
 def test_a_kernel_makes_it_itself(name, monkeypatch):
     core = make_core(name, I, H)
     inner = getattr(core, "inner", core)
