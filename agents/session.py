@@ -232,7 +232,8 @@ class Session:
     def _row(self, log: dict[str, torch.Tensor]) -> dict[str, Any]:
         """The record of one moment: episodes since the last row, and the last update's losses and diagnostics."""
         row = {f"train/{name}": value for name, value in self.trainer.tracker.read().items()}
-        return row | {f"learner/{name}": value.item() for name, value in log.items()}
+        values = torch.stack([value.double() for value in log.values()]).tolist()  # one wait for a device, not one for each
+        return row | {f"learner/{name}": value for name, value in zip(log, values, strict=True)}
 
     def _looks(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         """What the diagnostics that are due after this update say: scalars, histograms."""
