@@ -55,6 +55,10 @@ class Cell(nn.Module):
         may then make it step by step, where the rest is, which saves a pass through memory."""
         return None
 
+    def projects_as(self, owner: type[Cell]) -> bool:
+        """Whether `project` is that of `owner`: not one of a class between, nor of this cell alone."""
+        return getattr(self.project, "__func__", None) is owner.project
+
     def draw(self, length: int, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Noise for `length` rows, each (T, B, .), which `step` finds behind the entries of `project`.
 
@@ -95,7 +99,7 @@ class MappedInput(Cell):
         return (F.linear(x, self.weight_x, self.bias),)
 
     def input_map(self):
-        return (self.weight_x, self.bias) if type(self).project is MappedInput.project else None
+        return (self.weight_x, self.bias) if self.projects_as(MappedInput) else None
 
 
 class _Affine(MappedInput):
@@ -205,8 +209,7 @@ class GRU(_Affine):
         return gates, F.linear(x, self.weight_x[-H:], self.bias[-H:])
 
     def input_map(self):
-        plain = self.reset_form == "after" and type(self).project is GRU.project
-        return (self.weight_x, self.bias) if plain else None
+        return (self.weight_x, self.bias) if self.reset_form == "after" and self.projects_as(GRU) else None
 
 
 class GatedRNN(_Affine):

@@ -133,7 +133,7 @@ class Dilated(Cell):
         return self.cell.project(x)
 
     def input_map(self):
-        return self.cell.input_map()
+        return self.cell.input_map() if self.projects_as(Dilated) else None
 
     def draw(self, length: int, batch: int, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         return self.cell.draw(length, batch, generator)

@@ -42,28 +42,36 @@ def unroll(core: Cell, x: Tensor, first: Tensor, state: State, *, path: str = "a
     if path not in PATHS:
         raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
     noise = core.draw(*first.shape) if noise is None else noise
-    _check((x, *noise), first, state)
+    _check(first, x=(x,), noise=noise, state=state)
     if record:
-        return _recorded(core, core.project(x) + noise, first, state, record)
+        return _recorded(core, _projected(core, x, noise, first), first, state, record)
     return run(core, x, noise, first, state, path)
 
 
-def _check(rows: tuple[Tensor, ...], first: Tensor, state: State) -> None:
+def _check(first: Tensor, **parts: tuple[Tensor, ...]) -> None:
     """Raises ValueError where rows or environments do not match: the compiled path would read past a tensor's end."""
     T, B = first.shape
     if not T:
         raise ValueError("a sequence without rows")
     if first.dtype != torch.bool:
         raise ValueError(f"first must be bool, got {first.dtype}")
-    for name, part, wanted in (*(("x and noise", part, (T, B)) for part in rows), *(("state", part, (B,)) for part in state)):
-        if part.shape[: len(wanted)] != wanted:
-            raise ValueError(f"{name} of shape {tuple(part.shape)}, which must begin with {wanted}, as first has {(T, B)}")
+    for name, tensors in parts.items():
+        wanted = (B,) if name == "state" else (T, B)
+        for x in tensors:
+            if x.shape[: len(wanted)] != wanted:
+                raise ValueError(f"{name} of shape {tuple(x.shape)}, which must begin with {wanted}, as first has {(T, B)}")
+
+
+def _projected(core: Cell, x: Tensor, noise: tuple[Tensor, ...], first: Tensor) -> tuple[Tensor, ...]:
+    z = core.project(x)
+    _check(first, projection=z)
+    return z + noise
 
 
 def run(core: Cell, x: Tensor, noise: tuple[Tensor, ...], first: Tensor, state: State,
         path: str = "auto") -> tuple[Tensor, State]:  # fmt: skip
-    """`unroll` without its checks."""
-    z = functools.cache(lambda: core.project(x) + noise)
+    """`unroll` of what has the right number of rows and environments."""
+    z = functools.cache(lambda: _projected(core, x, noise, first))
     if path == "loop" or (path == "auto" and first.shape[0] == 1):
         return _loop(core, z(), first, state)
     if path == "scan" and not hasattr(core, "scan"):

@@ -60,7 +60,7 @@ class Wrapper(Cell):
         return self.inner.project(x)
 
     def input_map(self):
-        return self.inner.input_map() if type(self).project is Wrapper.project else None
+        return self.inner.input_map() if self.projects_as(Wrapper) else None
 
     def initial_state(self, batch: int) -> State:
         return self.inner.initial_state(batch)

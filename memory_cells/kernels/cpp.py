@@ -1,8 +1,8 @@
 """Compiles a program to one C++ function that runs the whole sequence on the CPU.
 
 Every thread takes a slice of the batch through all T steps: rows never meet inside the loop, so there is one parallel
-region per call and no barrier in it. Matrix products go to `tiles`, or, in float64 and without AVX-512, to the sgemm/dgemm
-that torch itself carries. The object is compiled once per equation and machine (`compiler`).
+region per call and no barrier in it. Matrix products go to `tiles`, or, for one row, in float64 and without AVX-512, to the
+sgemm/dgemm that torch itself carries. The object is compiled once per equation and machine (`compiler`).
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class _Source:
             out(f"          {_name(s.buffer, s.offset)}[j] {'+=' if s.buffer[0] == 'dp' else '='} v{s.expr.id};")
         out("        }\n      }")
 
-    def product(self, k: int | str, shape: tuple[int, int], forward: bool, x: str, y: str, add: bool) -> str:
+    def product(self, k: int | str, shape: tuple[int, int | str], forward: bool, x: str, y: str, add: bool) -> str:
         """Rows of y (+)= x w' if `forward`, else x w, with the weight w (W, K) called k."""
         (W, K), (w, panels) = shape, (self.pointer((kind, k)) for kind in "wP")
         return (f"product(gemm, multiply, {str(forward).lower()}, hi - lo, {K}, {W}, {w}, {panels}, {x}, {y},"
@@ -256,7 +256,7 @@ _REGION = """  #pragma omp parallel num_threads(threads) if (threads > 1)
     const long team = omp_get_num_threads(), id = omp_get_thread_num(), lo = B * id / team, hi = B * (id + 1) / team;"""
 
 
-def _forward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
+def _forward(program: Program, mapped: bool) -> tuple[str, list[Buffer]]:
     src = _Source(program, set())
     out, graph = src.lines.append, src.graph
     for i, w in enumerate(graph.state_widths):
@@ -265,16 +265,16 @@ def _forward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
             f" std::memcpy({s} + (t * B + b) * {w}, {start} + b * {w}, {w} * sizeof(real));")  # fmt: skip
     onto = {m.addend for m in graph.linears}
 
-    def mapped(y: str) -> str:
+    def map_onto(y: str) -> None:
         """Adds the map of the input onto `y`, rows as wide as z0."""
-        x = f"{src.pointer(('x', 0))} + (t * B + lo) * {inputs}"
-        return src.product("x", (graph.z_widths[0], inputs), True, x, y, True)
+        x = f"{src.pointer(('x', 0))} + (t * B + lo) * inputs"
+        out("      " + src.product("x", (graph.z_widths[0], "inputs"), True, x, y, True))
 
-    if inputs and 0 not in onto:
+    if mapped and 0 not in onto:
         z, W = src.pointer(("z", 0)), graph.z_widths[0]
         out(f"      for (long b = lo; b < hi; ++b)"
             f" std::memcpy({z} + (t * B + b) * {W}, {src.pointer(('b', 'x'))}, {W} * sizeof(real));")  # fmt: skip
-        out("      " + mapped(f"{z} + (t * B + lo) * {W}"))
+        map_onto(f"{z} + (t * B + lo) * {W}")
     for item in program.forward:
         if not isinstance(item, Product):
             src.loop(item) if isinstance(item, Loop) else src.row_step(item)
@@ -283,7 +283,7 @@ def _forward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
         W, K = m.weight.shape
         x = src.pointer(program.inputs[item.k])
         terms = [] if m.bias is None else [f"{src.pointer(('b', item.k))}[j]"]
-        inside = inputs and m.addend == 0
+        inside = mapped and m.addend == 0
         if inside:
             terms.append(f"{src.pointer(('b', 'x'))}[j]")
         elif m.addend is not None:
@@ -293,18 +293,18 @@ def _forward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
                 f" {L}[(t * B + b) * {W} + j] = {' + '.join(terms)};")  # fmt: skip
         y = f"{L} + (t * B + lo) * {W}"
         if inside:
-            out("      " + mapped(y))
+            map_onto(y)
         out("      " + src.product(item.k, (W, K), True, f"{x} + (t * B + lo) * {K}", y, bool(terms)))
     w = graph.state_widths[0]
     out(f"      std::memcpy({src.pointer(('y', 0))} + (t * B + lo) * {w},"
         f" {src.pointer(('s', 0))} + ((t + 1) * B + lo) * {w}, (hi - lo) * {w} * sizeof(real));")  # fmt: skip
     head = ['extern "C" void forward_(long T, long B, int threads, const uint8_t* first, gemm_t gemm, multiply_t multiply, '
-            'void** a) {',
+            'void** a, long inputs) {',
             _REGION, "    if (lo < hi) for (long t = 0; t < T; ++t) {"]  # fmt: skip
     return src.finish(head, ["    }", "  }", "}"]), src.names
 
 
-def _backward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
+def _backward(program: Program, mapped: bool) -> tuple[str, list[Buffer]]:
     src = _Source(program, program.kept)
     out, graph = src.lines.append, src.graph
     states = range(len(graph.state_widths))
@@ -320,10 +320,10 @@ def _backward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
         dL, target = src.pointer(("dL", item.k)), item.target
         y = f"n{target[1]}" if target[0] == "n" else src.pointer(target)
         out("      " + src.product(item.k, (W, K), False, f"{dL} + (t * B + lo) * {W}", f"{y} + lo * {K}", item.adds))
-    if inputs:
+    if mapped:
         W, dx = graph.z_widths[0], src.pointer(("dx", 0))
-        rows = f"{src.pointer(program.gradient_of_z(0))} + (t * B + lo) * {W}", f"{dx} + (t * B + lo) * {inputs}"
-        out(f"      if ({dx}) " + src.product("x", (W, inputs), False, *rows, False))
+        rows = f"{src.pointer(program.gradient_of_z(0))} + (t * B + lo) * {W}", f"{dx} + (t * B + lo) * inputs"
+        out(f"      if ({dx}) " + src.product("x", (W, "inputs"), False, *rows, False))
     for i in states:
         w, start = graph.state_widths[i], src.pointer(("di", i))
         out(f"      for (long b = lo; b < hi; ++b) if (first[t * B + b]) for (long j = 0; j < {w}; ++j)"
@@ -339,19 +339,24 @@ def _backward(program: Program, inputs: int) -> tuple[str, list[Buffer]]:
     copy = [f"    if (lo < hi && g{i} != G{i}) std::memcpy(G{i} + lo * {w}, g{i} + lo * {w}, (hi - lo) * {w} * sizeof(real));"
             for i, w in enumerate(graph.state_widths)]  # fmt: skip
     head = ['extern "C" void backward_(long T, long B, int threads, const uint8_t* first, gemm_t gemm, multiply_t multiply, '
-            'void** a) {',
+            'void** a, long inputs) {',
             _REGION, *swaps, "    if (lo < hi) for (long t = T - 1; t >= 0; --t) {"]  # fmt: skip
     return src.finish(head, ["    }", *copy, "  }", "}"]), src.names
 
 
-class Kernel:
-    """The compiled pair. `forward` and `backward` take a dict of buffers, as `eager` does. With `inputs` they make z0 of that
-    many inputs themselves: rows ("x", 0), weight ("w", "x"), bias ("b", "x"), the rows' gradient ("dx", 0) or None."""
+def threads_for(B: int) -> int:
+    """How many threads share B rows: none has fewer than four, if there are as many."""
+    return max(1, min(torch.get_num_threads(), B // 4))
 
-    def __init__(self, program: Program, dtype: torch.dtype, inputs: int = 0):
+
+class Kernel:
+    """The compiled pair. `forward` and `backward` take a dict of buffers, as `eager` does. With `mapped` they make z0 of
+    the input themselves: rows ("x", 0), weight ("w", "x"), bias ("b", "x"), the rows' gradient ("dx", 0) or None."""
+
+    def __init__(self, program: Program, dtype: torch.dtype, mapped: bool = False):
         single = dtype == torch.float32
         head = PRELUDE.replace("REAL", "float" if single else "double").replace("SINGLE", "1" if single else "0")
-        (text_f, self.names_f), (text_b, self.names_b) = _forward(program, inputs), _backward(program, inputs)
+        (text_f, self.names_f), (text_b, self.names_b) = _forward(program, mapped), _backward(program, mapped)
         self.gemm = ctypes.c_void_p(product_of_torch("sgemm_" if single else "dgemm_"))
         multiply, self.gradient = (tiles.functions(compiled) if single else None) or (None, None)
         self.multiply = ctypes.cast(multiply, ctypes.c_void_p) if multiply else None
@@ -362,12 +367,12 @@ class Kernel:
         T, B = first.shape
         multiply = self.multiply if T > 1 else None  # one row does not pay for laying the weights out
         for k in [k for kind, k in names if kind == "P"]:
-            w = buffers["w", k]
-            buffers["P", k] = tiles.panels(w.t() if forward else w) if multiply else None
+            w, unused = buffers["w", k], k == "x" and not forward and buffers["dx", 0] is None
+            buffers["P", k] = tiles.panels(w.t() if forward else w) if multiply and not unused else None
         pointers = (ctypes.c_void_p * len(names))(
             *(buffers[n].data_ptr() if buffers[n] is not None else None for n in names)
         )
-        threads = max(1, min(torch.get_num_threads(), B // 4))
+        threads = threads_for(B)
         function(
             ctypes.c_long(T),
             ctypes.c_long(B),
@@ -376,6 +381,7 @@ class Kernel:
             self.gemm,
             multiply,
             pointers,
+            ctypes.c_long(buffers["x", 0].shape[2] if ("x", 0) in buffers else 0),
         )
 
     def forward(self, first, buffers):

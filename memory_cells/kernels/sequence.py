@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 import weakref
 
@@ -12,6 +13,9 @@ from torch.autograd.function import once_differentiable
 from memory_cells.kernels import compiler, cpp, eager, tiles
 from memory_cells.kernels.graph import Graph, NotTraceable, RowMap, trace
 from memory_cells.kernels.program import Program, build
+
+#: entries of weights up to which their gradients are faster in register tiles than in torch's products
+TILED = 1_500_000
 
 _kernels: dict[tuple, cpp.Kernel] = {}
 _built: dict[tuple, Program] = {}
@@ -82,21 +86,27 @@ def program_of(cell, z: tuple[Tensor, ...], state: tuple[Tensor, ...]):
     return found
 
 
-def kernel_of(program: Program, key: tuple, dtype: torch.dtype, inputs: int = 0) -> cpp.Kernel:
+def kernel_of(program: Program, key: tuple, dtype: torch.dtype, mapped: bool = False) -> cpp.Kernel:
     """Compiles, or finds what was compiled. Raises CompilerMissing."""
-    if (key, dtype, inputs) not in _kernels:
-        _kernels[key, dtype, inputs] = cpp.Kernel(program, dtype, inputs)
-    return _kernels[key, dtype, inputs]
+    if (key, dtype, mapped) not in _kernels:
+        _kernels[key, dtype, mapped] = cpp.Kernel(program, dtype, mapped)
+    return _kernels[key, dtype, mapped]
 
 
 def _inner_map(cell, x: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The cell's map of its input, if a kernel has the products for it. What torch would refuse is left to torch."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or x.dim() != 3 or (found := cell.input_map()) is None:
+    """The cell's map of its input, if a kernel has the products for it and they pay. What is not as a kernel has it is left
+    to torch."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and x.dim() == 3 and not torch.is_autocast_enabled("cpu")
+    if not plain or (found := cell.input_map()) is None:
         return None
     weight, bias = found
+    if x.shape[1] < max(8, cpp.threads_for(x.shape[1]) * (4 if x.shape[2] <= 64 else 8)):
+        return None  # the weight would be read anew for few rows in every step
+    fits = bias is not None and bias.shape == weight.shape[:1] and x.shape[2:] == weight.shape[1:]
+    if not fits or any((p.dtype, p.device) != (x.dtype, x.device) for p in found):
+        return None
     try:
-        fits = weight.dtype == bias.dtype == x.dtype and x.shape[-1] == weight.shape[1]
-        return found if fits and tiles.functions(compiler.compiled) else None
+        return found if tiles.functions(compiler.compiled) else None
     except compiler.CompilerMissing:
         return None  # `run` will say so
 
@@ -125,7 +135,7 @@ def run(cell, x, noise, project, first, state, compiled: bool = True) -> tuple[T
     kernel = None
     if compiled and like[0].device.type == "cpu" and like[0].dtype in (torch.float32, torch.float64):
         try:
-            kernel = kernel_of(program, key, like[0].dtype, x.shape[-1] if mapped else 0)
+            kernel = kernel_of(program, key, like[0].dtype, mapped is not None)
         except compiler.CompilerMissing as reason:
             _say_once(f"{reason}: sequences run step by step in torch, two to five times slower on the CPU")
             mapped = None
@@ -138,7 +148,8 @@ def run(cell, x, noise, project, first, state, compiled: bool = True) -> tuple[T
 
 def _by_map(kernel: cpp.Kernel | None, g: Tensor, inputs: list[Tensor], bias: bool) -> tuple[list[Tensor], Tensor | None]:
     """Gradients by the weights and the bias of maps of `inputs` (rows, N_i) whose sum has the gradient `g` (rows, M)."""
-    if kernel is not None and kernel.gradient:
+    widest = g.shape[1] * sum(x.shape[1] for x in inputs) if len(g) else math.inf
+    if kernel is not None and kernel.gradient and widest <= TILED:
         return tiles.gradients(kernel.gradient, g, inputs)
     return [g.t() @ x for x in inputs], g.sum(0) if bias else None
 
@@ -247,7 +258,7 @@ class _Sequence(torch.autograd.Function):
         needed = ctx.needs_input_grad[5 + len(graph.z_widths) + 2 * len(graph.state_widths) :]
         g_params = [b["dp", j].sum(0) if needed[j] else None for j in range(len(params))]
         g_map, g_weights, g_biases = (None, None), [], []
-        own = [] if weight_x is None else [b["x", 0].flatten(0, 1)]
+        own = [b["x", 0].flatten(0, 1)] if any(ctx.needs_input_grad[3:5]) else []
         for k, m in enumerate(graph.linears):
             source, inside = program.inputs[k], own if m.addend == 0 else []  # one gradient for both
             x = (b[source][:T] if source[0] == "s" else b[source]).flatten(0, 1)

@@ -86,8 +86,9 @@ static void lay_out(long rows, long N, const float* x, float* panels) {
         }
 }
 // dw_i (M, N_i) = g' x_i and db (M), the sum of the rows of g, for g (rows, M) and x_i (rows, N_i). A thread has columns of g
-// to itself: a number is a sum of sums over `depth` rows, in their order, however many threads there are.
-extern "C" void gradient(long rows, long M, int count, int threads, const float* g, const float* const* x, const long* N,
+// to itself: a number is a sum of sums over `depth` rows, in their order, however many threads there are. False if there
+// is no memory to lay them out.
+extern "C" bool gradient(long rows, long M, int count, int threads, const float* g, const float* const* x, const long* N,
                          float* const* dw, float* db) {
     long widest = 0;
     for (int i = 0; i < count; ++i) widest = N[i] > widest ? N[i] : widest;
@@ -95,14 +96,16 @@ extern "C" void gradient(long rows, long M, int count, int threads, const float*
     long depth = (1 << 18) / (M + padded) / 8 * 8;  // so that a slice of g and of x stays in the second cache
     depth = depth < 64 ? 64 : depth > 512 ? 512 : depth;
     const long stride = 8 * depth + 16;  // of a block of 8 columns of g: at 8 depth all would share a few sets of a cache
-    #pragma omp parallel num_threads(threads) if (threads > 1)
+    bool failed = false;
+    #pragma omp parallel num_threads(threads) if (threads > 1) reduction(|| : failed)
     {
         const long team = omp_get_num_threads(), id = omp_get_thread_num(), blocks = (M + 15) / 16;
         const long lo = blocks * id / team * 16, hi = blocks * (id + 1) / team * 16 < M ? blocks * (id + 1) / team * 16 : M;
         const long tall = (hi - lo + 15) / 16 * 2;
         float* const panels = lo < hi ? (float*)std::aligned_alloc(64, 4 * (padded * depth + tall * stride)) : nullptr;
         float* const columns = panels + padded * depth;
-        for (long r = 0; r < rows && lo < hi; r += depth) {
+        failed = lo < hi && !panels;
+        for (long r = 0; r < rows && panels; r += depth) {
             const long K = rows - r < depth ? rows - r : depth;
             for (long i = 0; i < tall; i += 2) {  // whole lines of memory
                 const __mmask16 mask = there(hi - lo - 8 * i, 1);
@@ -112,7 +115,7 @@ extern "C" void gradient(long rows, long M, int count, int threads, const float*
                 for (long k = 0; k < K; ++k, from += M) {
                     const __m512 v = _mm512_maskz_loadu_ps(mask, from);
                     _mm256_storeu_ps(to + 8 * k, _mm512_castps512_ps256(v));
-                    _mm256_storeu_ps(to + stride + 8 * k, _mm512_extractf32x8_ps(v, 1));
+                    _mm256_storeu_ps(to + stride + 8 * k, _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1)));
                     sum = _mm512_add_ps(sum, v);
                 }
                 if (r) sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, db + lo + 8 * i), sum);
@@ -143,6 +146,7 @@ extern "C" void gradient(long rows, long M, int count, int threads, const float*
         }
         std::free(panels);
     }
+    return !failed;
 }
 #endif
 """
@@ -168,19 +172,23 @@ def functions(compiled: Callable[[str, str], ctypes.CDLL]) -> tuple[Callable, Ca
     """`multiply` and `gradient`, None where the processor has no AVX-512. `compiled` makes a library of a source and a level
     of optimisation."""
     library = compiled(SOURCE, "-O3")
+    if hasattr(library, "gradient"):
+        library.gradient.restype = ctypes.c_bool
     return (library.multiply, library.gradient) if hasattr(library, "multiply") else None
 
 
 def gradients(function: Callable, g: Tensor, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """For `y = sum of x_i w_i' + b`, whose gradient is `g` (rows, M), with `inputs` x_i (rows, N_i): the gradients by each
-    w_i (M, N_i) and by b (M,). `function`: `gradient` of `functions`; all float32, contiguous."""
+    w_i (M, N_i) and by b (M,). `function`: `gradient` of `functions`; all float32, contiguous, of at least one row."""
     (rows, M), count = g.shape, len(inputs)
     found = [g.new_empty(M, x.shape[1]) for x in inputs]
     by_bias = g.new_empty(M)
     pointers = lambda tensors: (ctypes.c_void_p * count)(*(t.data_ptr() for t in tensors))  # noqa: E731
-    function(
-        ctypes.c_long(rows), ctypes.c_long(M), ctypes.c_int(count), ctypes.c_int(torch.get_num_threads()),
+    done = function(
+        ctypes.c_long(rows), ctypes.c_long(M), ctypes.c_int(count), ctypes.c_int(min(torch.get_num_threads(), -(-M // LANES))),
         ctypes.c_void_p(g.data_ptr()), pointers(inputs), (ctypes.c_long * count)(*(x.shape[1] for x in inputs)),
         pointers(found), ctypes.c_void_p(by_bias.data_ptr()),
     )  # fmt: skip
+    if not done:
+        raise MemoryError(f"no room to lay out a gradient of {rows} x {M}")
     return found, by_bias

@@ -63,7 +63,7 @@ def test_fewer_threads_than_asked_for_do_all_the_work(setting):
 @pytest.mark.parametrize("path", ["fused", "loop", "auto"])
 @pytest.mark.parametrize("case, words", [
     (lambda x, first, state: (x, first, tuple(s[:1] for s in state)), r"state of shape \(1, 4\)"),
-    (lambda x, first, state: (x[:5], first, state), r"x and noise of shape \(5, 6, 3\)"),
+    (lambda x, first, state: (x[:5], first, state), r"x of shape \(5, 6, 3\)"),
     (lambda x, first, state: (x, first[:, :1], state), r"must begin with \(7, 1\)"),
     (lambda x, first, state: (x, first.long(), state), "first must be bool, got torch.int64"),
     (lambda x, first, state: (x[:0], first[:0], state), "a sequence without rows"),

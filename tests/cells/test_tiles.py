@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_fused_edges import assert_as_the_loop
+from torch import nn
 
 from memory_cells import make_core, unroll
-from memory_cells.cells import LSTM
+from memory_cells.cells import GRU, LSTM, MappedInput
+from memory_cells.gates import Coupled
 from memory_cells.kernels import compiler, cpp, sequence, tiles
 from memory_cells.kernels.graph import NotTraceable
 from memory_cells.multi import Dilated
@@ -49,7 +51,7 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours():
 def test_gradients(columns):
     torch.manual_seed(columns)
     for rows in (1, 7, 64, 511, 513, 1100):
-        for widths in ([1], [15, 33], [64, 17, 128]):
+        for widths in ([1], [15, 33], [64, 17, 128], [40_000] if rows < 100 else [2]):
             g, inputs = torch.randn(rows, columns), [torch.randn(rows, n) for n in widths]
             found, by_bias = tiles.gradients(GRADIENT, g, inputs)
             for x, by_weight in zip(inputs, found, strict=True):
@@ -109,8 +111,8 @@ def test_a_kernel_makes_it_itself(name, monkeypatch):
     inner = getattr(core, "inner", core)
     assert_as_the_loop(core.eval(), X, FIRST)
     asked = []
-    monkeypatch.setattr(type(inner), "input_map", lambda self: (self.weight_x, self.bias))
-    monkeypatch.setattr(type(inner), "project", lambda self, x: asked.append(1) or (F.linear(x, self.weight_x, self.bias),))
+    owner = GRU if isinstance(inner, GRU) else MappedInput
+    monkeypatch.setattr(owner, "project", lambda self, x: asked.append(1) or (F.linear(x, self.weight_x, self.bias),))
     unroll(core, X, FIRST, core.initial_state(B))[0].sum().backward()
     assert not asked and inner.weight_x.grad.abs().sum() > 0
     unroll(core, X, FIRST, core.initial_state(B), path="eager")
@@ -128,8 +130,112 @@ def test_a_projection_of_ones_own_is_asked():
 
     assert_as_the_loop(Doubled(I, H), X, FIRST)
     assert_as_the_loop(Halved(LSTM(I, H)).eval(), X, FIRST)
+    class Tripled(Dilated):
+        def project(self, x):
+            return (3 * super().project(x)[0],)
+
+    class Fifth(GRU):
+        def project(self, x):
+            return (super().project(x)[0] / 5,)
+
     assert_as_the_loop(Dilated(Doubled(I, H), 2), X, FIRST)
     assert_as_the_loop(Dilated(LSTM(I, H), 2), X, FIRST)
+    assert_as_the_loop(Tripled(LSTM(I, H), 2), X, FIRST)
+    assert_as_the_loop(Fifth(I, H, Coupled()), X, FIRST)
+    assert_as_the_loop(GRU(I, H, Coupled(), reset_form="before"), X, FIRST)
+    alone = LSTM(I, H)
+    alone.project = lambda x: (2 * LSTM.project(alone, x)[0],)
+    assert_as_the_loop(alone, X, FIRST)
+
+
+@pytest.mark.parametrize("rows", [lambda z: z[:, :1], lambda z: z[:1]])
+@pytest.mark.parametrize("path", ["loop", "fused", "auto"])
+def test_a_projection_of_other_rows_is_refused(path, rows):
+    class Narrow(LSTM):
+        def project(self, x):
+            return (rows(super().project(x)[0]),)
+
+    core = Narrow(I, H)
+    with pytest.raises(ValueError, match=r"projection of shape .*, which must begin with \(6, 9\)"):
+        unroll(core, X, FIRST, core.initial_state(B), path=path)
+
+
+class Biased(LSTM):
+    """With a bias of the recurrent map beside that of the input's: both have one gradient."""
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.bias_h = nn.Parameter(torch.randn(4 * hidden_size))
+
+    def step(self, z, state):
+        h, c = state
+        return self.finish((z[0] + F.linear(h, self.weight_h, self.bias_h)).split(self.rows, -1), c)
+
+
+class Blind(LSTM):
+    """Its output does not depend on its input."""
+
+    def step(self, z, state):
+        h, c = state
+        return torch.tanh(F.linear(h, self.weight_h[: self.hidden_size])) + 0 * c, c * 0.5
+
+
+def test_two_biases_with_one_gradient_keep_their_own():
+    core = Biased(I, H)
+    assert_as_the_loop(core, X, FIRST)
+    y, _ = unroll(core, X, FIRST, core.initial_state(B))
+    one, other = torch.autograd.grad(y.sum(), [core.bias, core.bias_h])
+    one.zero_()
+    assert other.abs().sum() > 0
+
+
+def test_an_input_without_a_gradient():
+    assert_as_the_loop(Blind(I, H), X, FIRST)
+
+
+def test_maps_that_torch_reads_otherwise_are_left_to_it():
+    for bias in (nn.Parameter(torch.randn(1)), None):
+        core = LSTM(I, H)
+        core.bias = bias
+        assert_as_the_loop(core, X, FIRST)
+    core = LSTM(I, H)
+    core.weight_x, core.bias = nn.Parameter(torch.randn(I, 4 * H).t()), nn.Parameter(torch.randn(8 * H)[::2])
+    assert_as_the_loop(core, X, FIRST)
+    assert_as_the_loop(core, X[:1], FIRST[:1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_as_the_loop(core, X, FIRST, path="auto")
+    assert_as_the_loop(LSTM(0, H), X[..., :0], FIRST)
+    assert_as_the_loop(make_core("memoryless", 0, H), X[..., :0], FIRST)
+
+
+def test_a_weight_that_changed_in_between_is_noticed():
+    core = LSTM(I, H)
+    y, _ = unroll(core, X.clone().requires_grad_(), FIRST, core.initial_state(B))
+    with torch.no_grad():
+        core.weight_x.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_no_environments_have_no_gradient():
+    for name in ("lstm", "gru", "memoryless"):
+        core = make_core(name, I, H)
+        torch.full((4 * H, I), torch.nan), torch.full((4 * H, H), torch.nan)  # freed: what would be found there
+        unroll(core, X[:, :0], FIRST[:, :0], core.initial_state(0), path="fused")[0].sum().backward()
+        assert all((p.grad == 0).all() for p in core.parameters())
+
+
+def test_where_it_does_not_pay_it_is_made_beforehand(monkeypatch):
+    core, asked = LSTM(I, H), []
+    real = LSTM.project
+    monkeypatch.setattr(MappedInput, "project", lambda self, x: asked.append(x.shape[1]) or real(self, x))
+    for batch in (1, 7, 8, 64):
+        unroll(core, torch.randn(3, batch, I), torch.zeros(3, batch, dtype=torch.bool), core.initial_state(batch))
+    assert asked == [1, 7]
+    monkeypatch.undo()
+    wide = LSTM(300, H)
+    monkeypatch.setattr(sequence, "TILED", 5000)  # as if the weights were larger still: their gradients are torch's
+    assert_as_the_loop(wide, torch.randn(4, 16, 300), torch.rand(4, 16) < 0.2)
 
 
 def test_a_projection_that_is_used_apart_is_made_beforehand():
@@ -155,10 +261,11 @@ def test_rows_that_need_no_gradient_and_a_frozen_map():
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("x", [torch.randn(T, B, I + 1), torch.randn(T, B, 2, I), torch.randn(T, B, I).double()],
-                         ids=["wider", "one axis more", "another type"])  # fmt: skip
+@pytest.mark.parametrize("x", [torch.randn(T, B, I + 1), torch.randn(T, B, 2, I), torch.randn(T, B, I).double(), X],
+                         ids=["wider", "one axis more", "another type", "a core of another type"])  # fmt: skip
 def test_rows_that_torch_refuses_are_refused(x):
     core = make_core("lstm", I, H)
+    core = core.double() if x is X else core
     with pytest.raises((RuntimeError, NotTraceable)):
         unroll(core, x, FIRST, core.initial_state(B), path="fused")
 
