@@ -18,6 +18,8 @@ from envs import ENVS
 from memory_cells import VARIANTS, make_core, scan, unroll
 from memory_cells.unroll import path_class
 
+# torch warns that loading into "meta" does nothing; here it copies
+pytestmark = pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 SMALL = ["smoke", "train.num_envs=8", "train.unroll_length=5", "cell.hidden_size=8", "agent.embedding_size=8",
          "agent.reuse=1", "evaluate.episodes=12"]  # fmt: skip
 CPU = torch.device("cpu")
