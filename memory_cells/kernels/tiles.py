@@ -172,9 +172,10 @@ def functions(compiled: Callable[[str, str], ctypes.CDLL]) -> tuple[Callable, Ca
     """`multiply` and `gradient`, None where the processor has no AVX-512. `compiled` makes a library of a source and a level
     of optimisation."""
     library = compiled(SOURCE, "-O3")
-    if hasattr(library, "gradient"):
-        library.gradient.restype = ctypes.c_bool
-    return (library.multiply, library.gradient) if hasattr(library, "multiply") else None
+    if not hasattr(library, "multiply"):
+        return None
+    library.gradient.restype = ctypes.c_bool
+    return library.multiply, library.gradient
 
 
 def gradients(function: Callable, g: Tensor, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
