@@ -34,8 +34,8 @@ def exit_status(work: Callable[[], int], interrupted: str = "interrupted", begun
     except (ConfigError, RunError, CheckpointError, FilmError) as error:
         return _say(2, error)
     except NonFiniteError as error:
-        return _say(1, f"{error}; training stopped before the step, the last checkpoint is intact; resumed it ends here "
-                       f"again, a new run with a smaller agent.learning_rate may go further")  # fmt: skip
+        return _say(1, f"{error}; training stopped before the step, the last checkpoint is intact; resumed it most "
+                       f"likely ends here again, a new run with a smaller agent.learning_rate may go further")  # fmt: skip
     except EnvError as error:
         return _say(1 if begun else 2, f"{error}{kept()}")
     except KeyboardInterrupt:

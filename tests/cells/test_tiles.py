@@ -120,28 +120,15 @@ def test_a_kernel_makes_it_itself(name, monkeypatch):
 
 
 def test_a_projection_of_ones_own_is_asked():
-    class Doubled(LSTM):
-        def project(self, x):
-            return (2 * super().project(x)[0],)
+    def doubled(base):
+        return type("Doubled", (base,), {"project": lambda self, x: (2 * base.project(self, x)[0],)})
 
-    class Halved(Zoneout):
-        def project(self, x):
-            return (super().project(x)[0] / 2,)
-
-    assert_as_the_loop(Doubled(I, H), X, FIRST)
-    assert_as_the_loop(Halved(LSTM(I, H)).eval(), X, FIRST)
-    class Tripled(Dilated):
-        def project(self, x):
-            return (3 * super().project(x)[0],)
-
-    class Fifth(GRU):
-        def project(self, x):
-            return (super().project(x)[0] / 5,)
-
-    assert_as_the_loop(Dilated(Doubled(I, H), 2), X, FIRST)
+    assert_as_the_loop(doubled(LSTM)(I, H), X, FIRST)
+    assert_as_the_loop(doubled(GRU)(I, H, Coupled()), X, FIRST)
+    assert_as_the_loop(doubled(Zoneout)(LSTM(I, H)).eval(), X, FIRST)
+    assert_as_the_loop(doubled(Dilated)(LSTM(I, H), 2), X, FIRST)
+    assert_as_the_loop(Dilated(doubled(LSTM)(I, H), 2), X, FIRST)
     assert_as_the_loop(Dilated(LSTM(I, H), 2), X, FIRST)
-    assert_as_the_loop(Tripled(LSTM(I, H), 2), X, FIRST)
-    assert_as_the_loop(Fifth(I, H, Coupled()), X, FIRST)
     assert_as_the_loop(GRU(I, H, Coupled(), reset_form="before"), X, FIRST)
     alone = LSTM(I, H)
     alone.project = lambda x: (2 * LSTM.project(alone, x)[0],)
